@@ -1,0 +1,277 @@
+"""What a study file may say: pydantic models whose errors name the file, the key and what was expected."""
+
+import difflib
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from qtl_utils.paths import PROJECT, user_path
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Rate = Annotated[float, Field(gt=0, le=10)]
+Share = Annotated[int, Field(gt=0)] | Annotated[float, Field(gt=0, lt=1)]
+
+
+class Section(BaseModel):
+    """A part of a study file: unknown keys and values of another type are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class DataConfig(Section):
+    """Which samples, and how they are divided."""
+
+    dataset: str = "digits"  # a key of qtl_utils.data.DATASETS
+    data_dir: str | None = None  # a folder of images, where the data set takes one
+    image_size: int = Field(32, ge=8, le=1024)  # pixels, after resizing and centre crop
+    options: dict[str, Any] = {}  # passed to the data set, e.g. {turns: 2.0}
+    protocol: Literal["repeated", "as_published", "fixed"] = "repeated"
+    n_splits: int = Field(1, ge=1, le=1000)
+    split_seed: int = Field(0, ge=0)
+    train: Share = 0.6  # a fraction of the images, or a count
+    validation: Share = 0.2
+    test: Share = 0.2
+
+    @model_validator(mode="after")
+    def _check(self):
+        if self.data_dir is not None and not user_path(self.data_dir).is_dir():
+            raise ValueError(
+                f"data_dir: there is no folder '{self.data_dir}'; give the folder of your images"
+            )
+        if self.protocol != "repeated" and self.n_splits != 1:
+            raise ValueError(f"n_splits: protocol '{self.protocol}' has one partition; set n_splits: 1")
+        shares = [s for s in (self.train, self.validation, self.test) if isinstance(s, float)]
+        if sum(shares) > 1 + 1e-9:
+            raise ValueError(f"train + validation + test is {sum(shares):g}; fractions may sum to 1 at most")
+        return self
+
+
+class BackboneConfig(Section):
+    """Which network makes the features, and where its weights come from."""
+
+    model: str = "resnet18"  # a torchvision classifier, 'tiny_vit', or 'none' for 2-D points
+    init: Literal["imagenet", "file", "source", "random"] = "source"
+    weights: str | None = None  # .safetensors or .pth, for init: file
+    source_dataset: str = "digits_source"  # what init: source is trained on
+    source_epochs: int = Field(8, ge=1)
+    source_lr: Rate = 1e-3
+    seed: int = Field(0, ge=0)  # of the random weights and of the source training
+
+    @model_validator(mode="after")
+    def _check(self):
+        if self.init == "file" and self.weights is None:
+            raise ValueError("weights: init 'file' needs a .safetensors or .pth file; set weights: FILE")
+        if self.weights is not None and not user_path(self.weights).is_file():
+            raise ValueError(f"weights: there is no file '{self.weights}'; give a .safetensors or .pth file")
+        return self
+
+
+class LearningRates(Section):
+    """One candidate of a learning-rate grid; what is left out keeps the run's own value."""
+
+    lr_classical: Rate | None = None
+    lr_quantum: Rate | None = None
+    lr_backbone: Rate | None = None
+
+
+class LrGrid(Section):
+    """Candidates tried besides the run's own rates; both lists are equally long, so no head is tuned harder."""
+
+    classical: list[LearningRates] = []  # for variants without trainable angles
+    quantum: list[LearningRates] = []  # for variants with a circuit
+
+    @model_validator(mode="after")
+    def _check(self):
+        if len(self.classical) != len(self.quantum):
+            raise ValueError(
+                f"lr_grid: {len(self.classical)} classical and {len(self.quantum)} quantum candidates; "
+                "give both lists the same length, so that every variant has the same tuning budget"
+            )
+        return self
+
+
+class TrainConfig(Section):
+    """How heads and networks are trained; the defaults are the 2019 ants/bees settings."""
+
+    variants: list[str] = Field(["A", "C"], min_length=1)  # keys of qtl_utils.heads.VARIANTS
+    seeds: int = Field(20, ge=1, le=100_000)  # seeds 0 ... seeds-1; seed s uses split s mod n_splits
+    n_qubits: int = Field(4, ge=1, le=24)
+    depth: int = Field(6, ge=0, le=1000)
+    ansatz: str = "mari2019"  # a key of qtl_utils.circuits.ANSATZE
+    encoding: str = "tanh"  # a key of qtl_utils.circuits.ENCODINGS
+    angle_init: float = Field(0.01, ge=0)  # standard deviation of the initial angles, radians
+    feature_scaling: Literal["none", "standard"] = "none"  # 'standard' is fitted on the training images
+    epochs: int = Field(30, ge=1)
+    batch_size: int = Field(4, ge=1)
+    optimizer: Literal["adam", "adam-pl07", "sgd"] = "adam"
+    beta2: float = Field(0.999, gt=0, lt=1)
+    lr_classical: Rate = 4e-4
+    lr_quantum: Rate = 4e-4
+    lr_backbone: Rate = 4e-4
+    lr_step: int = Field(10, ge=1)  # epochs between two decays
+    lr_gamma: float = Field(0.1, gt=0, le=1)
+    settings: str = "2019"  # what results trained with the rates above are called
+    lr_grid: LrGrid = LrGrid()
+    start: Literal["default", "published-2d"] = "default"  # initial weights and data order
+    dtype: Literal["float32", "float64"] = "float32"
+    device: str = "cpu"  # 'cpu', 'auto' (an accelerator if there is one), 'cuda', 'mps'
+
+    @model_validator(mode="after")
+    def _check(self):
+        repeated = sorted({v for v in self.variants if self.variants.count(v) > 1})
+        if repeated:
+            raise ValueError(f"variants: {', '.join(repeated)} is listed twice; name each variant once")
+        return self
+
+
+class RunConfig(TrainConfig):
+    """One execution of 02_train_variant: a data set and a backbone of the study, and how to train."""
+
+    dataset: Name
+    backbone: Name
+
+
+class StudyConfig(Section):
+    """One study file."""
+
+    name: Name
+    description: str = ""
+    threads: int = Field(1, ge=1, le=256)  # of every job; the results depend on it, not on --cores
+    datasets: dict[Name, DataConfig] = Field(min_length=1)
+    backbones: dict[Name, BackboneConfig] = Field(min_length=1)
+    runs: dict[Name, RunConfig] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _check(self):
+        for run, settings in self.runs.items():
+            for kind, known in (("dataset", self.datasets), ("backbone", self.backbones)):
+                name = getattr(settings, kind)
+                if name not in known:
+                    raise ValueError(f"runs.{run}.{kind}: {unknown_name(kind, name, known)}")
+        return self
+
+    def backbones_of(self, dataset: str) -> dict[str, BackboneConfig]:
+        """The backbones that some run uses on `dataset`, in the order of the file."""
+        used = {run.backbone for run in self.runs.values() if run.dataset == dataset}
+        return {name: backbone for name, backbone in self.backbones.items() if name in used}
+
+
+def unknown_name(kind: str, name: str, known: Collection[str]) -> str:
+    """A sentence that says `name` is no `kind`, what is, and what may have been meant."""
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean '{close[0]}'?" if close else ""
+    return f"unknown {kind} '{name}'; known: {', '.join(sorted(known))}{hint}"
+
+
+class StudyError(ValueError):
+    """A study file that cannot be used; the message is one sentence for the user."""
+
+
+def load_study(file: str | Path, overrides: Mapping[str, Any] | None = None) -> StudyConfig:
+    """The validated study in `file`, or of that name in `studies/`, with `overrides` ({'key': value}) applied.
+
+    A key without dots (`seeds`, `data_dir`) is set in every entry that has it; `runs.heads.seeds` in one.
+    Raises StudyError naming file and key.
+    """
+    path = find_study(file)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise StudyError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise StudyError(
+            f"{path}: expected keys such as name, datasets, backbones and runs; see studies/smoke.yaml"
+        )
+    content = {"name": path.stem} | content
+    defaults = content.pop("defaults", {}) or {}
+    if isinstance(content.get("runs"), dict) and isinstance(defaults, dict):
+        runs = content["runs"].items()
+        content["runs"] = {k: defaults | v if isinstance(v, dict) else v for k, v in runs}
+    for key, value in (overrides or {}).items():
+        _override(content, key, value, path)
+    try:
+        return StudyConfig.model_validate(content, strict=False)
+    except ValidationError as error:
+        raise StudyError(f"{path}: {_first_error(error)}") from None
+
+
+def find_study(file: str | Path) -> Path:
+    """The path of a study given as a file or as a name in `studies/`; StudyError where there is none."""
+    known = {path.stem: path for path in sorted((PROJECT / "studies").glob("*.yaml"))}
+    if str(file) in known:
+        return known[str(file)]
+    path = user_path(file)
+    if not path.is_file():
+        raise StudyError(
+            f"there is no study file '{file}'; give a .yaml file or one of the names {', '.join(known)}"
+        )
+    return path
+
+
+def parse_overrides(pairs: list[str]) -> dict[str, Any]:
+    """`['seeds=5']` -> `{'seeds': 5}`; values are read as YAML."""
+    overrides = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise StudyError(f"--set {pair}: expected key=value, for example --set seeds=5")
+        overrides[key] = yaml.safe_load(value)
+    return overrides
+
+
+def _override(content: dict, key: str, value: Any, path: Path) -> None:
+    if "." in key or key in StudyConfig.model_fields:
+        *parents, last = key.split(".")
+        for parent in parents:
+            content = content.get(parent) if isinstance(content, dict) else None
+        if not isinstance(content, dict):
+            raise StudyError(f"{path}: --set {key}: there is no such section in the study")
+        content[last] = value
+        return
+    sections = {"datasets": DataConfig, "backbones": BackboneConfig, "runs": RunConfig}
+    holders = [section for section, model in sections.items() if key in model.model_fields]
+    if not holders:
+        fields = {field for model in sections.values() for field in model.model_fields}
+        raise StudyError(f"{path}: --set {key}: {unknown_name('key', key, fields)}")
+    for section in holders:
+        for entry in (content.get(section) or {}).values():
+            if isinstance(entry, dict):
+                entry[key] = value
+
+
+def _first_error(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in first["loc"] if part not in ("[key]", "int", "float"))
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        model = {"datasets": DataConfig, "backbones": BackboneConfig, "runs": RunConfig}.get(first["loc"][0])
+        fields = (StudyConfig if len(first["loc"]) == 1 else model or StudyConfig).model_fields
+        return f"{key}: {unknown_name('key', str(first['loc'][-1]), fields)}"
+    if first["type"] == "missing":
+        return f"{key}: this key is needed and missing"
+    if first["type"].startswith("value_error"):
+        return f"{key}: {message}" if key else message
+    given = json.dumps(first["input"], default=str)
+    return f"{key}: {message[0].lower()}{message[1:]}, got {given if len(given) < 80 else given[:77] + '...'}"
+
+
+def check_names(study: StudyConfig, file: str | Path, registries: Mapping[str, Collection[str]]) -> None:
+    """Raises StudyError where `study` names a variant, ansatz, encoding, data set or model that is unknown.
+
+    `registries`: known names by kind ('variant', 'ansatz', 'encoding', 'dataset', 'model').
+    """
+    uses = [(f"datasets.{k}.dataset", "dataset", d.dataset) for k, d in study.datasets.items()]
+    for key, backbone in study.backbones.items():
+        uses.append((f"backbones.{key}.model", "model", backbone.model))
+        uses.append((f"backbones.{key}.source_dataset", "dataset", backbone.source_dataset))
+    for key, run in study.runs.items():
+        uses.append((f"runs.{key}.ansatz", "ansatz", run.ansatz))
+        uses.append((f"runs.{key}.encoding", "encoding", run.encoding))
+        uses.extend((f"runs.{key}.variants", "variant", variant) for variant in run.variants)
+    for key, kind, name in uses:
+        if name not in registries[kind]:
+            raise StudyError(f"{file}: {key}: {unknown_name(kind, name, registries[kind])}")
