@@ -34,12 +34,12 @@ _TYPES = {"chosen": "bool"}
 _TYPES |= dict.fromkeys(["seed", "split", "epoch", "n", "n_seeds"], "int64")
 _TYPES |= dict.fromkeys(COUNTS, "Int64")  # empty for a variant that was skipped
 _TYPES |= dict.fromkeys(_FLOATS, "float64")
-_SUBSETS = {"subset": {"train", "validation", "test"}, "epoch_kind": {"best", "last"}}
+_ALLOWED = {"subset": {"train", "validation", "test"}, "epoch_kind": {"best", "last"}}
 _REPEATED = [*GROUP, "variant", "seed", "split"]
 
 
 def tidy(frame: pd.DataFrame, kind: str, source: str | Path = "") -> pd.DataFrame:
-    """`frame` with the columns of `kind` in their order and types, rows sorted; ValueError names a wrong column."""
+    """`frame` with the columns of `kind`, ordered, typed and sorted; ValueError names a wrong column."""
     columns, source = COLUMNS[kind], source or f"{kind} table"
     for name in columns:
         if name not in frame.columns:
@@ -56,21 +56,19 @@ def _typed(column: pd.Series, name: str, source: str | Path) -> pd.Series:
     kind = _TYPES.get(name, "str")
     if kind == "str":
         column = column.fillna("").astype("str")
-        for value in set(column) - _SUBSETS.get(name, set(column)):
-            raise ValueError(
-                f"{source}: column '{name}' holds '{value}'; expected one of {sorted(_SUBSETS[name])}."
-            )
+        for value in set(column) - _ALLOWED.get(name, set(column)):
+            raise ValueError(f"{source}: column '{name}' holds '{value}'; expected {sorted(_ALLOWED[name])}.")
         return column
     if kind == "bool" and column.dtype != bool:
         column = column.map({"True": True, "False": False, True: True, False: False})
     try:
         if kind != "bool":
             column = pd.to_numeric(column.replace("", np.nan))
+            if kind == "int64" and (column % 1 != 0).any():
+                raise ValueError("found an empty or broken number")
         return column.astype(kind)
     except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"{source}: column '{name}' must hold {kind} values in every row ({error})."
-        ) from None
+        raise ValueError(f"{source}: column '{name}' must hold {kind} in every row: {error}.") from None
 
 
 def write_csv(frame: pd.DataFrame, path: Path) -> None:
@@ -90,7 +88,7 @@ def write_run(
 ) -> None:
     """Writes the files of one run into `folder`, leaving other files there alone.
 
-    All files are complete before the first takes its name; metrics.csv, the sign of a finished run, takes it last.
+    All files are complete before the first takes its name; metrics.csv, the sign of a finished run, is last.
     """
     folder = Path(folder)
     frames = {"metrics": metrics, "history": history, "predictions": predictions, "variants": variants}
@@ -98,12 +96,12 @@ def write_run(
         frames["tuning"] = tuning
     frames = {kind: tidy(frame, kind, folder / f"{kind}.csv") for kind, frame in frames.items()}
     text = json.dumps(config, indent=2, sort_keys=True, default=str, ensure_ascii=False) + "\n"
-    if tuning is None:
-        (folder / "tuning.csv").unlink(missing_ok=True)
     with contextlib.ExitStack() as stack:  # closes last in, first out
         for kind, frame in frames.items():
             write_csv(frame, stack.enter_context(atomic(folder / f"{kind}.csv")))
         stack.enter_context(atomic(folder / "config.json")).write_text(text, encoding="utf-8")
+    if tuning is None:
+        (folder / "tuning.csv").unlink(missing_ok=True)
 
 
 def read_table(path: Path, kind: str) -> pd.DataFrame:
@@ -124,7 +122,7 @@ def read_runs(study_dir: str | Path) -> dict[str, pd.DataFrame]:
     folders = sorted(path.parent for path in Path(study_dir).glob("runs/*/[!.]*/metrics.csv"))
     if not folders:
         raise FileNotFoundError(
-            f"No finished run in {study_dir}/runs: run notebooks/02_train_variant.ipynb first, or ./run_all.sh."
+            f"No finished run in {Path(study_dir) / 'runs'}: run notebooks/02_train_variant.ipynb first."
         )
     tables = {}
     for kind, columns in COLUMNS.items():
@@ -145,8 +143,9 @@ def _refuse_repeats(metrics: pd.DataFrame) -> None:
     first = repeated.iloc[0]
     same = repeated[(repeated[_REPEATED] == first[_REPEATED]).all(axis=1)]
     raise ValueError(
-        f"Runs {' and '.join(sorted(set(same['run'])))} both hold variant {first['variant']}, seed {first['seed']}, "
-        f"split {first['split']} of {' / '.join(first[GROUP])}: give one of them a settings name of its own."
+        f"Runs {' and '.join(sorted(set(same['run'])))} both hold variant {first['variant']}, "
+        f"seed {first['seed']}, split {first['split']} of {' / '.join(first[GROUP])}: "
+        "give one of them a settings name of its own."
     )
 
 

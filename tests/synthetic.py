@@ -1,4 +1,4 @@
-"""Made-up tidy results in the format real runs leave behind, for the tests of everything that only reads results."""
+"""Made-up tidy results in the format of real runs, for the tests of everything that only reads results."""
 
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def run(
     n_epochs=6,
     seed=0,
 ):
-    """The keyword arguments of write_run for one made-up run; the last `accuracy` of a variant is its value there."""
+    """The keyword arguments of write_run for one made-up run; `accuracy` maps each variant to its level."""
     rng = np.random.default_rng(seed)
     common = {"study": "synthetic", "dataset": dataset, "backbone": backbone, "run": name}
     common |= {"settings": settings, "protocol": protocol}
