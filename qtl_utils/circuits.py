@@ -111,9 +111,7 @@ def _layers(*tail):
 ANSATZE: dict[str, Ansatz] = {
     "mari2019": Ansatz(_mari2019, _layers(), "the 2019 circuit: CNOT pairs, then RY on every wire"),
     "separable": Ansatz(partial(_mari2019, entangle=False), _layers(), "the 2019 circuit without its CNOTs"),
-    "basic_entangler": Ansatz(
-        _basic_entangler, _layers(), "PennyLane's BasicEntanglerLayers: RX and a CNOT ring"
-    ),
+    "basic_entangler": Ansatz(_basic_entangler, _layers(), "PennyLane's BasicEntanglerLayers: RX and a CNOT ring"),
     "strongly_entangling": Ansatz(
         _strongly_entangling, _layers(3), "PennyLane's StronglyEntanglingLayers: Rot and CNOTs", _last_omega
     ),

@@ -39,9 +39,7 @@ class DataConfig(Section):
     @model_validator(mode="after")
     def _check(self):
         if self.data_dir is not None and not user_path(self.data_dir).is_dir():
-            raise ValueError(
-                f"data_dir: there is no folder '{self.data_dir}'; give the folder of your images"
-            )
+            raise ValueError(f"data_dir: there is no folder '{self.data_dir}'; give the folder of your images")
         if self.protocol != "repeated" and self.n_splits != 1:
             raise ValueError(f"n_splits: protocol '{self.protocol}' has one partition; set n_splits: 1")
         shares = [s for s in (self.train, self.validation, self.test) if isinstance(s, float)]
@@ -79,7 +77,7 @@ class LearningRates(Section):
 
 
 class LrGrid(Section):
-    """Candidates tried besides the run's own rates; both lists are equally long, so no head is tuned harder."""
+    """Candidates tried besides the run's own rates; equally long lists, so that no head is tuned harder."""
 
     classical: list[LearningRates] = []  # for variants without trainable angles
     quantum: list[LearningRates] = []  # for variants with a circuit
@@ -172,7 +170,7 @@ class StudyError(ValueError):
 
 
 def load_study(file: str | Path, overrides: Mapping[str, Any] | None = None) -> StudyConfig:
-    """The validated study in `file`, or of that name in `studies/`, with `overrides` ({'key': value}) applied.
+    """The validated study in `file`, or of that name in `studies/`, with `overrides` applied.
 
     A key without dots (`seeds`, `data_dir`) is set in every entry that has it; `runs.heads.seeds` in one.
     Raises StudyError naming file and key.
@@ -183,9 +181,7 @@ def load_study(file: str | Path, overrides: Mapping[str, Any] | None = None) -> 
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise StudyError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
-        raise StudyError(
-            f"{path}: expected keys such as name, datasets, backbones and runs; see studies/smoke.yaml"
-        )
+        raise StudyError(f"{path}: expected keys such as name, datasets, backbones and runs; see studies/smoke.yaml")
     content = {"name": path.stem} | content
     defaults = content.pop("defaults", {}) or {}
     if isinstance(content.get("runs"), dict) and isinstance(defaults, dict):
@@ -206,9 +202,7 @@ def find_study(file: str | Path) -> Path:
         return known[str(file)]
     path = user_path(file)
     if not path.is_file():
-        raise StudyError(
-            f"there is no study file '{file}'; give a .yaml file or one of the names {', '.join(known)}"
-        )
+        raise StudyError(f"there is no study file '{file}'; give a .yaml file or one of the names {', '.join(known)}")
     return path
 
 
@@ -245,7 +239,7 @@ def _override(content: dict, key: str, value: Any, path: Path) -> None:
 
 def _first_error(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
-    key = ".".join(str(part) for part in first["loc"] if part not in ("[key]", "int", "float"))
+    key = ".".join(str(part) for part in first["loc"] if part not in ("[key]", "constrained-int", "float"))
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         model = {"datasets": DataConfig, "backbones": BackboneConfig, "runs": RunConfig}.get(first["loc"][0])

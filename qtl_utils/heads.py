@@ -1,5 +1,6 @@
-"""Heads on top of a backbone's features, and the variants of the study: the quantum head, its controls, its ablations."""
+"""Heads on top of a backbone's features, and the variants of the study: quantum head, controls, ablations."""
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -71,21 +72,19 @@ class TrigonometricFeatures(nn.Module):
 
 def quantum_head(s: HeadSettings, angles="trained", ansatz=None) -> nn.Module:
     """Linear -> angles -> circuit -> Linear: the dressed quantum circuit of arXiv:1912.08278."""
+    # the classical layers are drawn first, so that they start alike in every head of this width
+    pre, post = nn.Linear(s.n_features, s.n_qubits), nn.Linear(s.n_qubits, s.n_classes)
     layer = QuantumLayer(
         s.n_qubits, s.depth, ansatz or s.ansatz, s.encoding, s.angle_init, angles, s.backend, s.diff_method
     )
-    return nn.Sequential(
-        nn.Linear(s.n_features, s.n_qubits), Squash(s.encoding), layer, nn.Linear(s.n_qubits, s.n_classes)
-    )
+    return nn.Sequential(pre, Squash(s.encoding), layer, post)
 
 
 def linear_head(s: HeadSettings) -> nn.Module:
     return nn.Linear(s.n_features, s.n_classes)
 
 
-def bottleneck_head(
-    s: HeadSettings, activation: Callable[[], nn.Module], width: int | None = None
-) -> nn.Module:
+def bottleneck_head(s: HeadSettings, activation: Callable[[], nn.Module], width: int | None = None) -> nn.Module:
     """Linear -> activation -> Linear, as wide as the quantum head unless `width` says otherwise."""
     width = width or s.n_qubits
     return nn.Sequential(nn.Linear(s.n_features, width), activation(), nn.Linear(width, s.n_classes))
@@ -93,9 +92,7 @@ def bottleneck_head(
 
 def no_circuit_head(s: HeadSettings) -> nn.Module:
     """The quantum head with its circuit taken out: Linear -> angles -> Linear."""
-    return nn.Sequential(
-        nn.Linear(s.n_features, s.n_qubits), Squash(s.encoding), nn.Linear(s.n_qubits, s.n_classes)
-    )
+    return nn.Sequential(nn.Linear(s.n_features, s.n_qubits), Squash(s.encoding), nn.Linear(s.n_qubits, s.n_classes))
 
 
 def surrogate_head(s: HeadSettings) -> nn.Module:
@@ -110,9 +107,7 @@ def surrogate_head(s: HeadSettings) -> nn.Module:
 def block_head(s: HeadSettings) -> nn.Module:
     """The all-classical partner of the published 2-D tasks: a square layer stands where the circuit was."""
     n = s.n_qubits
-    return nn.Sequential(
-        nn.Linear(s.n_features, n), nn.Tanh(), nn.Linear(n, n), nn.Tanh(), nn.Linear(n, s.n_classes)
-    )
+    return nn.Sequential(nn.Linear(s.n_features, n), nn.Tanh(), nn.Linear(n, n), nn.Tanh(), nn.Linear(n, s.n_classes))
 
 
 def _surrogate_refuses(s: HeadSettings) -> str:
@@ -127,30 +122,20 @@ VARIANTS: dict[str, Variant] = {
     "A": Variant("frozen", quantum_head, "frozen backbone, dressed quantum circuit", circuit=True),
     "B": Variant("full", linear_head, "fully trained backbone, linear head"),
     "C": Variant("frozen", linear_head, "frozen backbone, linear head"),
-    "A-joint": Variant(
-        "full", quantum_head, "backbone and circuit trained together, end to end", circuit=True
-    ),
-    "C-matched": Variant(
-        "frozen", partial(bottleneck_head, activation=nn.Tanh), "Linear-tanh-Linear of A's width"
-    ),
+    "A-joint": Variant("full", quantum_head, "backbone and circuit trained together, end to end", circuit=True),
+    "C-matched": Variant("frozen", partial(bottleneck_head, activation=nn.Tanh), "Linear-tanh-Linear of A's width"),
     "C-matched-relu": Variant("frozen", partial(bottleneck_head, activation=nn.ReLU), "the same with ReLU"),
     "C-wide": Variant(
         "frozen", partial(bottleneck_head, activation=nn.ReLU, width=512), "Linear-ReLU-Linear, 512 wide"
     ),
-    "C-block": Variant(
-        "frozen", block_head, "three linear layers with tanh: the published 2-D tasks' classical net"
-    ),
+    "C-block": Variant("frozen", block_head, "three linear layers with tanh: the published 2-D tasks' classical net"),
     "A-zero": Variant("frozen", partial(quantum_head, angles="zero"), "A with its angles fixed at 0"),
-    "A-frozen": Variant(
-        "frozen", partial(quantum_head, angles="random"), "A with untrained angles from U[0, 2 pi]"
-    ),
+    "A-frozen": Variant("frozen", partial(quantum_head, angles="random"), "A with untrained angles from U[0, 2 pi]"),
     "A-separable": Variant(
         "frozen", partial(quantum_head, ansatz="separable"), "A without entangling gates", circuit=True
     ),
     "A-none": Variant("frozen", no_circuit_head, "A with its circuit removed"),
-    "A-surrogate": Variant(
-        "frozen", surrogate_head, "an exact classical superset of A's circuit", _surrogate_refuses
-    ),
+    "A-surrogate": Variant("frozen", surrogate_head, "an exact classical superset of A's circuit", _surrogate_refuses),
 }
 
 
@@ -178,24 +163,21 @@ def count_parameters(model: nn.Module, sample: torch.Tensor, draws: int = 3) -> 
     random angle settings, element by element for angles and tensor by tensor for the rest: a healthy ReLU network
     has many exact zeros.
     """
+    model = copy.deepcopy(model).double()
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     angles = circuit_angles(model)
     reached = {name: torch.zeros_like(p, dtype=torch.bool) for name, p in trainable.items()}
-    kept = {name: p.detach().clone() for name, p in angles.items()}
     generator = torch.Generator().manual_seed(0)
     for _ in range(draws):
         with torch.no_grad():
             for p in angles.values():
                 p.copy_(math.tau * torch.rand(p.shape, generator=generator))
-        out = model(sample)
-        weights = torch.randn(out.shape, generator=generator).to(out)
-        grads = torch.autograd.grad((out * weights).sum(), list(trainable.values()), allow_unused=True)
+        out = model(sample.double() if sample.is_floating_point() else sample)
+        loss = (out * torch.randn(out.shape, generator=generator).to(out)).sum()
+        grads = torch.autograd.grad(loss, list(trainable.values()), allow_unused=True)
         for (name, p), grad in zip(trainable.items(), grads, strict=True):
             if grad is not None:
                 reached[name] |= grad.abs() > 1e-12 if name in angles else (grad != 0).any().expand_as(p)
-    with torch.no_grad():
-        for name, p in angles.items():
-            p.copy_(kept[name])
     return {
         "total": sum(p.numel() for p in model.parameters()),
         "trainable": sum(p.numel() for p in trainable.values()),

@@ -38,9 +38,7 @@ class QuantumLayer(nn.Module):
         self.n_qubits, self.depth, self.ansatz, self.encoding = n_qubits, depth, ansatz, encoding
         self.backend, self.diff_method = backend, diff_method
         shape = find("ansatz", ansatz, ANSATZE).shape(n_qubits, depth)
-        drawn = torch.randn(
-            shape
-        )  # drawn whatever `angles` says, so that later layers start alike in every variant
+        drawn = torch.randn(shape)  # drawn whatever `angles` says, so that later layers start alike in every variant
         if angles == "trained":
             self.weights = nn.Parameter(angle_init * drawn)
         elif angles in ("zero", "random"):
@@ -68,9 +66,7 @@ class QuantumLayer(nn.Module):
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         if inputs.shape[-1] != self.n_qubits:
-            raise ValueError(
-                f"expected {self.n_qubits} angles per sample, got inputs of shape {tuple(inputs.shape)}"
-            )
+            raise ValueError(f"expected {self.n_qubits} angles per sample, got inputs of shape {tuple(inputs.shape)}")
         if is_batchedtensor(inputs) or is_batchedtensor(self.weights):
             return _Replicas.apply(inputs, self.weights, self)
         batch = inputs.shape[:-1]
@@ -89,9 +85,7 @@ class QuantumLayer(nn.Module):
         return out.reshape(inputs.shape).to(inputs.dtype)
 
     def extra_repr(self):
-        return (
-            f"{self.n_qubits} qubits, depth {self.depth}, {self.ansatz}, {self.backend}, {self.diff_method}"
-        )
+        return f"{self.n_qubits} qubits, depth {self.depth}, {self.ansatz}, {self.backend}, {self.diff_method}"
 
 
 class _Replicas(torch.autograd.Function):
@@ -99,9 +93,7 @@ class _Replicas(torch.autograd.Function):
 
     @staticmethod
     def forward(inputs, weights, layer):
-        raise RuntimeError(
-            "QuantumLayer inside torch.func.grad is not supported; differentiate outside of vmap"
-        )
+        raise RuntimeError("QuantumLayer inside torch.func.grad is not supported; differentiate outside of vmap")
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -110,15 +102,7 @@ class _Replicas(torch.autograd.Function):
     @staticmethod
     def vmap(info, in_dims, inputs, weights, layer):
         replicas = info.batch_size
-        inputs = (
-            inputs.movedim(in_dims[0], 0)
-            if in_dims[0] is not None
-            else inputs.expand(replicas, *inputs.shape)
-        )
-        sets = (
-            weights.movedim(in_dims[1], 0)
-            if in_dims[1] is not None
-            else weights.expand(replicas, *weights.shape)
-        )
+        inputs = inputs.movedim(in_dims[0], 0) if in_dims[0] is not None else inputs.expand(replicas, *inputs.shape)
+        sets = weights.movedim(in_dims[1], 0) if in_dims[1] is not None else weights.expand(replicas, *weights.shape)
         out = layer.run(inputs.reshape(replicas, -1, layer.n_qubits), sets)
         return out.reshape(inputs.shape), 0

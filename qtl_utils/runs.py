@@ -48,8 +48,8 @@ def tidy(frame: pd.DataFrame, kind: str, source: str | Path = "") -> pd.DataFram
         if name not in columns:
             raise ValueError(f"{source}: unknown column '{name}'; expected {', '.join(columns)}.")
     frame = pd.DataFrame({name: _typed(frame[name], name, source) for name in columns})
-    texts = [name for name in columns if _TYPES.get(name, "str") in ("str", "int64")]
-    return frame.sort_values(texts, kind="stable", ignore_index=True)
+    order = [n for n in columns if _TYPES.get(n, "str") in ("str", "int64") or n in LEARNING_RATES]
+    return frame.sort_values(order, kind="stable", ignore_index=True)
 
 
 def _typed(column: pd.Series, name: str, source: str | Path) -> pd.Series:
@@ -107,9 +107,7 @@ def write_run(
 def read_table(path: Path, kind: str) -> pd.DataFrame:
     """One file of a run as a tidy table; class names such as 'None' or '5' stay text."""
     if not path.exists():
-        raise FileNotFoundError(
-            f"{path} is missing; delete the folder {path.parent} and run that training again."
-        )
+        raise FileNotFoundError(f"{path} is missing; delete the folder {path.parent} and run that training again.")
     return tidy(pd.read_csv(path, dtype=str, keep_default_na=False), kind, path)
 
 

@@ -1,0 +1,172 @@
+"""Image files: which ones a folder holds, how each is read, resized and downloaded."""
+
+import hashlib
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pooch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from requests.exceptions import RequestException
+
+SUBSET_FOLDERS = {
+    "train": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+}
+LAYOUT = "CLASS/* or train/CLASS/*, val/CLASS/* and optionally test/CLASS/*"
+MAX_ASPECT = 100  # a longer strip would fill the memory once its short side is resized
+RETRIES = 3  # after the first attempt, waiting 1, 2 and 3 seconds
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """The upright 8-bit RGB version: EXIF-rotated, 16-bit grey scaled, transparency shown on white."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray(np.round(np.asarray(image) / 257).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise ValueError("32-bit greyscale has no fixed range; convert it to 8 or 16 bits")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def read_image(path: str | Path) -> Image.Image:
+    """The RGB image in a file (the first frame of several); ValueError with the reason if it cannot be used."""
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError("a folder: only files directly in a class folder are read" if path.is_dir() else "no file")
+    if path.stat().st_size == 0:
+        raise ValueError("empty file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PIL warns of odd metadata that leaves the pixels readable
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                _refuse(image, path)
+                return to_rgb(image)
+    except UnidentifiedImageError:
+        raise ValueError("not an image") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ValueError(f"more than {Image.MAX_IMAGE_PIXELS} pixels: too large to decode safely") from None
+    except Exception as error:  # decoders fail in many ways on damaged files; each is a reason to skip one file
+        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
+
+
+def _refuse(image: Image.Image, path: Path) -> None:
+    if image.format == "GIF" or path.suffix.lower() == ".gif":
+        raise ValueError("GIF: always skipped")
+    if max(image.size) > MAX_ASPECT * min(image.size):
+        raise ValueError(f"{image.width} x {image.height} pixels: one side is over {MAX_ASPECT} times the other")
+
+
+def read_nth(paths: Sequence[Path], index: int) -> Image.Image:
+    """The RGB image in file `paths[index]`."""
+    return read_image(paths[index])
+
+
+def content_hash(image: Image.Image) -> str:
+    """SHA-256 of an RGB image's size and pixels, so a lossless copy in another format has the same one."""
+    return hashlib.sha256(f"{image.width}x{image.height}:".encode() + image.tobytes()).hexdigest()
+
+
+def resize_crop(image: Image.Image, image_size: int, resize: int) -> Image.Image:
+    """The centre `image_size` square after the short side was resized to `resize`, antialiased bilinear.
+
+    Same pixels as torchvision's Resize(resize) and CenterCrop(image_size) on a PIL image.
+    """
+    width, height = image.size
+    short = min(width, height)
+    size = (int(resize * width / short), int(resize * height / short))
+    image = image if size == image.size else image.resize(size, Image.Resampling.BILINEAR)
+    left, top = (int(round((side - image_size) / 2.0)) for side in image.size)
+    return image.crop((left, top, left + image_size, top + image_size))
+
+
+def scan_folder(root: Path) -> tuple[list[tuple[str, str, Path]], list[tuple[str, str]]]:
+    """Every candidate file as (given subset, class, path), and (file, reason) of all that is passed over.
+
+    FileNotFoundError or ValueError, saying what was expected, when `root` is not laid out as one of `LAYOUT`.
+    """
+    if not root.is_dir():
+        raise FileNotFoundError(f"The image folder {root} does not exist; data_dir= needs a folder with {LAYOUT}.")
+    folders, skipped = _visible(root, root, "not in a class folder")
+    subsets: dict[str, Path] = {}
+    for folder in folders:
+        subset = SUBSET_FOLDERS.get(folder.name.lower())
+        if subset in subsets:
+            raise ValueError(f"{root} holds {subsets[subset].name}/ and {folder.name}/, two names for one; keep one.")
+        if subset:
+            subsets[subset] = folder
+    if subsets:
+        extra = [f for f in folders if f not in subsets.values()]
+        skipped += [(_name(f, root), "beside train, val and test") for f in extra]
+    found = []
+    for subset, top in (subsets or {"": root}).items():
+        classes, loose = _visible(top, root, "not in a class folder") if subsets else (folders, [])
+        skipped += loose
+        for folder in classes:
+            files, hidden = _listing(folder, root)
+            skipped += hidden
+            found.append((subset, folder, files))
+    _check_classes(root, subsets, found)
+    order = sorted(found, key=lambda f: (["train", "validation", "test", ""].index(f[0]), f[1].name))
+    return [(subset, folder.name, path) for subset, folder, files in order for path in files], skipped
+
+
+def _check_classes(root: Path, subsets: dict[str, Path], found: list) -> None:
+    classes = {subset: {f.name for s, f, _ in found if s == subset} for subset in subsets or {"": root}}
+    everything = sorted(set.union(*classes.values()))
+    if not everything:
+        raise ValueError(f"{root} holds no class folders; expected {LAYOUT}.")
+    if len(everything) == 1:
+        raise ValueError(f"{root} holds only one class, {everything[0]!r}; expected two or more of {LAYOUT}.")
+    for subset, names in classes.items():
+        missing = sorted(set(everything) - names)
+        if missing:
+            where = subsets[subset]
+            raise ValueError(f"{where} lacks the class {missing[0]!r}; every subset needs all of {everything}.")
+
+
+def _listing(folder: Path, root: Path) -> tuple[list[Path], list[tuple[str, str]]]:
+    kept, skipped = [], []
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or path.name == "__MACOSX":
+            skipped.append((_name(path, root), "hidden"))
+        elif _name(path, root) != path.relative_to(root).as_posix():
+            skipped.append((_name(path, root), "the name is not valid UTF-8"))
+        else:
+            kept.append(path)
+    return kept, skipped
+
+
+def _visible(folder: Path, root: Path, reason: str) -> tuple[list[Path], list[tuple[str, str]]]:
+    paths, skipped = _listing(folder, root)
+    skipped += [(_name(p, root), reason) for p in paths if not p.is_dir()]
+    return [p for p in paths if p.is_dir()], skipped
+
+
+def _name(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix().encode("utf-8", "replace").decode()
+
+
+def fetch(base_url: str, filename: str, folder: Path, known_hash: str, by_hand: str) -> Path:
+    """Downloads `filename` into `folder` unless it is there with the right hash; a failed attempt is repeated.
+
+    FileNotFoundError if the server cannot be reached, ValueError if what it sends has another hash; both end
+    with `by_hand`, what the user can do instead. Nothing half-written is left.
+    """
+    url = f"{base_url.rstrip('/')}/{filename}"
+    registry = {filename: known_hash}
+    source = pooch.create(path=folder, base_url=f"{base_url.rstrip('/')}/", registry=registry, retry_if_failed=RETRIES)
+    try:
+        return Path(source.fetch(filename))
+    except RequestException as error:
+        reason = f"{url} could not be downloaded after {RETRIES + 1} attempts ({type(error).__name__})"
+        raise FileNotFoundError(f"{reason}; {by_hand}") from error
+    except ValueError as error:
+        raise ValueError(f"{url} does not have the expected hash {known_hash}; {by_hand}") from error

@@ -1,0 +1,267 @@
+"""Paired statistics that respect seeds and splits, and sentences that say no more than the numbers do.
+
+Rows of seed x split are never pooled as independent. Values are averaged over seeds within each split, and
+the J split means are tested with Nadeau & Bengio's corrected t ("Inference for the generalization error",
+Machine Learning 52, 2003): variance x (1/J + n_test/n_train), J - 1 degrees of freedom: splits share images.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import pandas as pd
+from scipy import stats as scipy_stats
+
+from qtl_utils.runs import GROUP
+
+ALPHA = 0.05
+BOUND = 0.02  # two accuracies within 2 points count as equivalent
+FRACTIONS = ("accuracy", "balanced_accuracy", "ece")  # shown in points, equivalence can be tested
+FAMILY = ("C", "C-matched", "A-none", "A-surrogate")  # A against each of these, fixed beforehand
+CELLS = {"frozen, linear": "C", "full, linear": "B", "frozen, circuit": "A", "full, circuit": "A-joint"}
+OVER_SPLITS = "corrected t over splits"
+ONE_SPLIT = "seed variation only, this split"
+_ZERO = 1e-12  # a standard deviation below this is rounding
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its 95 % interval; `p` and `p_equivalent` are NaN where no test is possible."""
+
+    value: float
+    low: float
+    high: float
+    p: float
+    p_equivalent: float
+    n_splits: int
+    n_seeds: int
+    n_pairs: int
+    interval: str
+
+
+@dataclass(frozen=True)
+class Comparison(Estimate):
+    """The difference a - b; `family` says whether it belongs to the pre-specified tests."""
+
+    a: str
+    b: str
+    metric: str
+    family: bool = False
+    p_holm: float = np.nan
+    not_run: str = ""
+
+
+def corrected_t(means: Sequence[float], test_to_train: float, bound: float = BOUND) -> dict[str, float]:
+    """Mean, 95 % interval, p and TOST p of split means; NaN where all are equal, as nothing can be tested."""
+    means = np.asarray(means, float)
+    value, deviation = means.mean(), means.std(ddof=1)
+    if not deviation > _ZERO:
+        nan = np.nan
+        return {"value": value, "low": nan, "high": nan, "p": nan, "p_equivalent": nan}
+    error, df = deviation * np.sqrt(1 / len(means) + test_to_train), len(means) - 1
+    low, high = t_interval(value, error, df)
+    p = 2 * scipy_stats.t.sf(abs(value) / error, df)
+    return {"value": value, "low": low, "high": high, "p": p, "p_equivalent": tost(value, error, df, bound)}
+
+
+def t_interval(value: float, error: float, df: int) -> tuple[float, float]:
+    """The 95 % interval of a mean with standard error `error`."""
+    half = scipy_stats.t.ppf(1 - ALPHA / 2, df) * error
+    return value - half, value + half
+
+
+def tost(value: float, error: float, df: int, bound: float = BOUND) -> float:
+    """The p value of "the true value lies outside -bound..bound" (two one-sided t tests, Schuirmann 1987)."""
+    return float(max(scipy_stats.t.sf((value + bound) / error, df), scipy_stats.t.cdf((value - bound) / error, df)))
+
+
+def estimate(values: pd.Series, test_to_train: float, bound: float = BOUND) -> Estimate:
+    """The estimate of one number per (seed, split), given as a series indexed by both."""
+    by_split = values.groupby("split").mean()
+    counts = {"n_splits": len(by_split), "n_seeds": values.index.unique("seed").size, "n_pairs": len(values)}
+    nothing = dict.fromkeys(["low", "high", "p", "p_equivalent"], np.nan)
+    if values.empty or not np.isfinite(values).all():
+        return Estimate(value=np.nan, **nothing, **counts, interval="")
+    if len(by_split) > 1:
+        return Estimate(**corrected_t(by_split, test_to_train, bound), **counts, interval=OVER_SPLITS)
+    value, n = values.mean(), len(values)
+    deviation = values.std(ddof=1) if n > 1 else np.nan
+    if deviation > _ZERO:
+        nothing["low"], nothing["high"] = t_interval(value, deviation / np.sqrt(n), n - 1)
+    return Estimate(value=value, **nothing, **counts, interval=ONE_SPLIT)
+
+
+def _values(metrics: pd.DataFrame, variants: Sequence[str], metric: str, epoch_kind: str) -> pd.DataFrame:
+    """Test values, a column per variant and a row per (seed, split) that all of them ran; measured NaNs stay."""
+    if len(metrics[GROUP].drop_duplicates()) > 1:
+        raise ValueError(f"metrics mix several {' / '.join(GROUP)}: take one of runs.groups(metrics).")
+    rows = metrics[(metrics["epoch_kind"] == epoch_kind) & (metrics["subset"] == "test")]
+    rows = rows.set_index(["seed", "split"])
+    columns = {v: rows.loc[rows["variant"] == v, metric] for v in variants}
+    return pd.concat(columns, axis=1, join="inner")
+
+
+def test_to_train(metrics: pd.DataFrame) -> float:
+    """n_test / n_train, the mean sizes over rows; ValueError where `metrics` has no such rows."""
+    sizes = metrics.groupby("subset")["n"].mean()
+    for subset in ("test", "train"):
+        if subset not in sizes:
+            raise ValueError(f"metrics have no rows with subset '{subset}', so n_test / n_train is unknown.")
+    return float(sizes["test"] / sizes["train"])
+
+
+def paired(metrics: pd.DataFrame, a: str, b: str, metric="accuracy", epoch_kind="last") -> Comparison:
+    """The difference a - b on the test set over the (seed, split) pairs common to both, in one group."""
+    names = {"a": a, "b": b, "metric": metric}
+    pairs = _values(metrics, (a, b), metric, epoch_kind)
+    missing = [v for v in (a, b) if v not in set(metrics["variant"])]
+    reason = " and ".join(missing) if missing else "no seed and split in common" if pairs.empty else ""
+    bound = BOUND if metric in FRACTIONS else np.nan
+    found = estimate(pairs[a] - pairs[b], test_to_train(metrics), bound)
+    return Comparison(**asdict(found), **names, not_run=reason)
+
+
+def family(metrics: pd.DataFrame) -> list[Comparison]:
+    """A against FAMILY on last-epoch test accuracy, Holm-adjusted; a member that was not run still counts."""
+    tests = [paired(metrics, "A", other) for other in FAMILY]
+    adjusted = holm([test.p for test in tests])
+    return [replace(t, family=True, p_holm=float(p)) for t, p in zip(tests, adjusted, strict=True)]
+
+
+def others(metrics: pd.DataFrame) -> list[Comparison]:
+    """The comparisons outside the family: A against every further variant, and the cells of the factorial."""
+    present = [v for v in metrics["variant"].unique() if v not in ("A", *FAMILY)]
+    wanted = [("A", other) for other in present] + [("B", "C"), ("A-joint", "A"), ("A-joint", "B")]
+    found = [paired(metrics, a, b) for a, b in wanted]
+    return [comparison for comparison in found if not comparison.not_run]
+
+
+def holm(pvalues: Sequence[float]) -> np.ndarray:
+    """Holm-adjusted p values in the given order; NaN stays NaN and counts in the size of the family."""
+    p = np.asarray(pvalues, float)
+    order = np.argsort(p)  # NaN last
+    stepped = np.maximum.accumulate(p[order] * (len(p) - np.arange(len(p))))
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(stepped, 1)
+    return adjusted
+
+
+def factorial(metrics: pd.DataFrame, metric="accuracy", epoch_kind="last") -> pd.DataFrame:
+    """Main effects and interaction of {frozen, full} x {linear, circuit}, one row each with its estimate.
+
+    Formed per (seed, split) run by all four cells; `note` says which cell is missing.
+    """
+    pairs = _values(metrics, list(CELLS.values()), metric, epoch_kind)
+    missing = [v for v in CELLS.values() if v not in set(metrics["variant"])]
+    c, b, a, joint = (pairs[v] for v in CELLS.values())
+    effects = {
+        "circuit instead of linear head": ((a - c) + (joint - b)) / 2,
+        "full instead of frozen backbone": ((b - c) + (joint - a)) / 2,
+        "interaction": (joint - b) - (a - c),
+    }
+    note = f"not run: {', '.join(missing)}" if missing else "" if len(pairs) else "no seed and split in common"
+    ratio = test_to_train(metrics)
+    return pd.DataFrame([{"effect": k, **asdict(estimate(v, ratio)), "note": note} for k, v in effects.items()])
+
+
+def summary(
+    metrics: pd.DataFrame,
+    by: Sequence[str] = (*GROUP, "variant"),
+    metric="accuracy",
+    epoch_kind="last",
+    n_classes: Mapping[str, int] | None = None,
+) -> pd.DataFrame:
+    """One row per `by`: mean and sd over seeds and splits, n, the mean's interval, and how many collapsed.
+
+    Collapsed: see `collapsed`; counted only where `n_classes` (dataset -> number of classes) is given.
+    """
+    rows = []
+    for key, part in metrics.groupby(list(by), sort=True):
+        test = part[(part["subset"] == "test") & (part["epoch_kind"] == epoch_kind)]
+        values = test.set_index(["seed", "split"])[metric]
+        found = estimate(values, test_to_train(part))
+        low, high = np.clip([found.low, found.high], 0, 1) if metric in FRACTIONS else (found.low, found.high)
+        row = {"mean": found.value, "sd": values.std(ddof=1), "low": low, "high": high}
+        row |= {"n": len(values), "n_splits": found.n_splits, "interval": found.interval}
+        if n_classes is not None:
+            row["collapsed"] = int(collapsed(test, n_classes[test["dataset"].iloc[0]]).sum())
+        rows.append(dict(zip(by, key, strict=True)) | row)
+    return pd.DataFrame(rows)
+
+
+def collapsed(metrics: pd.DataFrame, n_classes: int, tolerance: float = 0.02) -> pd.Series:
+    """Which rows do no better than a model that predicts one class only.
+
+    Such a model has balanced accuracy 1/n_classes however uneven the classes are; `tolerance` lets it get a
+    few others right.
+    """
+    return metrics["balanced_accuracy"] <= 1 / n_classes + tolerance
+
+
+def class_counts(predictions: pd.DataFrame) -> dict[str, int]:
+    """Dataset -> number of classes among its test labels."""
+    return predictions.groupby("dataset")["label"].nunique().to_dict()
+
+
+def wilson(k: int, n: int) -> tuple[float, float]:
+    """The 95 % Wilson interval of k right out of n (sampling of the test images only)."""
+    found = scipy_stats.binomtest(k, n).proportion_ci(1 - ALPHA, method="wilson")
+    return found.low, found.high
+
+
+def mcnemar_exact(only_a: int, only_b: int) -> float:
+    """The exact two-sided p of McNemar's test: images only a got right against images only b got right."""
+    discordant = only_a + only_b
+    return float(scipy_stats.binomtest(only_a, discordant).pvalue) if discordant else 1.0
+
+
+def wilcoxon(differences: Sequence[float]) -> float:
+    """The two-sided p of the signed-rank test; refused below n = 6, where p < 0.05 cannot be reached."""
+    if len(differences) < 6:
+        raise ValueError(f"Wilcoxon needs at least 6 differences, got {len(differences)}: use paired() instead.")
+    return float(scipy_stats.wilcoxon(differences).pvalue)
+
+
+def verdict(comparison: Comparison) -> str:
+    """The key of the sentence that `sentence` says: "higher", "lower", "equivalent", "open" or why none."""
+    c = comparison
+    if c.not_run:
+        return "not run"
+    if np.isnan(c.value):
+        return "not a number"
+    if c.n_splits < 2:
+        return "one split"
+    if np.isnan(c.p):
+        return "no variation"
+    if not c.family:
+        return "outside the family"
+    if c.p_holm < ALPHA and (c.low > 0 or c.high < 0):
+        return "higher" if c.value > 0 else "lower"
+    return "equivalent" if c.p_equivalent < ALPHA else "open"
+
+
+def sentence(comparison: Comparison) -> str:
+    """What the numbers allow one to say about a - b, in one sentence; "higher" only after Holm."""
+    c = comparison
+    scale, unit, digits = (100, " points", 1) if c.metric in FRACTIONS else (1, "", 3)
+
+    def text(*values: float, sign="+") -> list[str]:
+        return [f"{round(scale * value, digits) + 0.0:{sign}.{digits}f}" for value in values]
+
+    difference, low, high = text(c.value, c.low, c.high)
+    ends = sorted([abs(c.low), abs(c.high)])
+    size = "by {}{} [{}, {}]".format(*text(abs(c.value), sign=""), unit, *text(*ends, sign=""))
+    plainly = f"{c.a} minus {c.b} is {difference}{unit}" + (f" [{low}, {high}]" if c.low == c.low else "")
+    n = f"{c.n_splits} split{'s' * (c.n_splits != 1)}, {c.n_seeds} seed{'s' * (c.n_seeds != 1)}"
+    near = ", which is equivalent within 2 points" if c.p_equivalent < ALPHA else ""
+    return {
+        "not run": f"{c.a} against {c.b}: not run ({c.not_run}).",
+        "not a number": f"{c.a} against {c.b}: not compared, some of the {c.n_pairs} values are not numbers.",
+        "one split": f"{plainly} ({n}; {ONE_SPLIT}: it says nothing about other splits).",
+        "no variation": f"{plainly} in every split, so there is no variation to test with ({n}).",
+        "outside the family": f"{plainly} ({n}; outside the fixed family, not tested).",
+        "higher": f"{c.a} is higher than {c.b} {size}{near} ({n}).",
+        "lower": f"{c.a} is lower than {c.b} {size}{near} ({n}).",
+        "equivalent": f"{c.a} and {c.b} are equivalent within 2 points: {plainly} ({n}).",
+        "open": f"{c.a} and {c.b} are not distinguishable at this n ({n}): {plainly}.",
+    }[verdict(c)]
