@@ -101,7 +101,7 @@ def _values(metrics: pd.DataFrame, variants: Sequence[str], metric: str, epoch_k
     return pd.concat(columns, axis=1, join="inner")
 
 
-def test_to_train(metrics: pd.DataFrame) -> float:
+def size_ratio(metrics: pd.DataFrame) -> float:
     """n_test / n_train, the mean sizes over rows; ValueError where `metrics` has no such rows."""
     sizes = metrics.groupby("subset")["n"].mean()
     for subset in ("test", "train"):
@@ -117,7 +117,7 @@ def paired(metrics: pd.DataFrame, a: str, b: str, metric="accuracy", epoch_kind=
     missing = [v for v in (a, b) if v not in set(metrics["variant"])]
     reason = " and ".join(missing) if missing else "no seed and split in common" if pairs.empty else ""
     bound = BOUND if metric in FRACTIONS else np.nan
-    found = estimate(pairs[a] - pairs[b], test_to_train(metrics), bound)
+    found = estimate(pairs[a] - pairs[b], size_ratio(metrics), bound)
     return Comparison(**asdict(found), **names, not_run=reason)
 
 
@@ -160,7 +160,7 @@ def factorial(metrics: pd.DataFrame, metric="accuracy", epoch_kind="last") -> pd
         "interaction": (joint - b) - (a - c),
     }
     note = f"not run: {', '.join(missing)}" if missing else "" if len(pairs) else "no seed and split in common"
-    ratio = test_to_train(metrics)
+    ratio = size_ratio(metrics)
     return pd.DataFrame([{"effect": k, **asdict(estimate(v, ratio)), "note": note} for k, v in effects.items()])
 
 
@@ -179,7 +179,7 @@ def summary(
     for key, part in metrics.groupby(list(by), sort=True):
         test = part[(part["subset"] == "test") & (part["epoch_kind"] == epoch_kind)]
         values = test.set_index(["seed", "split"])[metric]
-        found = estimate(values, test_to_train(part))
+        found = estimate(values, size_ratio(part))
         low, high = np.clip([found.low, found.high], 0, 1) if metric in FRACTIONS else (found.low, found.high)
         row = {"mean": found.value, "sd": values.std(ddof=1), "low": low, "high": high}
         row |= {"n": len(values), "n_splits": found.n_splits, "interval": found.interval}
