@@ -2,7 +2,6 @@
 
 import hashlib
 import inspect
-import json
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,10 +15,23 @@ from sklearn.datasets import load_digits, make_moons
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
-from qtl_utils.images import content_hash, fetch, read_image, read_nth, resize_crop, scan_folder
+from qtl_utils.images import LAYOUT, content_hash, fetch, read_image, read_nth, resize_crop, scan_folder
 from qtl_utils.paths import PROJECT, atomic, user_path
+from qtl_utils.splits import Splits, dataset_card, find_duplicates, load_splits, make_splits, save_splits
 
-SUBSETS = ("train", "validation", "test")
+__all__ = [
+    "DATASETS",
+    "Dataset",
+    "Splits",
+    "dataset_card",
+    "find_duplicates",
+    "load_dataset",
+    "load_pixels",
+    "load_splits",
+    "make_splits",
+    "save_splits",
+]
+
 HYMENOPTERA_URL = "https://download.pytorch.org/tutorial"
 # the zip's hash as pytorch/tutorials pins it: .jenkins/download_data.py
 HYMENOPTERA_SHA256 = "fbc41b31d544714d18dd1230b1e2b455e1557766e13e67f9f5a7a23af7c02209"
@@ -87,27 +99,31 @@ def digits_source() -> Dataset:
     return _digits("digits_source", range(5))
 
 
-def image_folder(data_dir: str | Path | None = None, *, name: str = "image_folder") -> Dataset:
+def image_folder(data_dir: str | Path | None = None) -> Dataset:
     """The images of any folder laid out as CLASS/* or train/CLASS/*, val/CLASS/*, test/CLASS/*.
 
     Files that cannot be used are listed in `skipped` with the reason. An empty class is a ValueError.
     """
-    if data_dir is None:
-        raise ValueError(f"{name} needs data_dir=, a folder with train/CLASS/* and val/CLASS/*, or just CLASS/*.")
-    root = user_path(data_dir)
+    if not data_dir:
+        raise ValueError(f"image_folder needs data_dir=, a folder with {LAYOUT}.")
+    return _read_folder("image_folder", user_path(data_dir))
+
+
+def _read_folder(name: str, root: Path) -> Dataset:
     folders, skipped = scan_folder(root)
     rows = []
     for subset, folder, files in folders:
-        first = len(rows)
+        before, reasons = len(rows), set()
         for path in files:
             try:
                 image = read_image(path)
                 rows.append((subset, folder.name, path, content_hash(image), image.size))
             except ValueError as error:
                 skipped.append((path.relative_to(root).as_posix(), str(error)))
-        if len(rows) == first:
-            why = "; ".join(reason for file, reason in skipped if (root / file).parent == folder) or "it is empty"
-            raise ValueError(f"The class folder {folder} holds no image that can be used ({why}); fill or remove it.")
+                reasons.add(str(error))
+        if len(rows) == before:
+            why = "; ".join(sorted(reasons)) or "it is empty"
+            raise ValueError(f"The class folder {folder} holds no usable image ({why}); fill or remove it.")
     given, names, paths, hashes, sizes = zip(*rows, strict=True)
     classes, labels = np.unique(names, return_inverse=True)
     return Dataset(
@@ -130,18 +146,14 @@ def hymenoptera(
 
     `data_dir` is hymenoptera_data or its parent; without it the images are downloaded once into `cache_dir`.
     """
-    root = user_path(data_dir) if data_dir else _cache(cache_dir) / "hymenoptera_data"
-    if data_dir and (root / "hymenoptera_data").is_dir():
-        root = root / "hymenoptera_data"
-    elif not data_dir and not root.is_dir():
-        hand = f"unpack that file by hand to {root}, or give data_dir= the folder that holds train/ and val/."
+    root = user_path(data_dir) if data_dir else _cache(cache_dir) / "hymenoptera"
+    if not data_dir and not root.is_dir():
+        hand = f"unpack that file by hand into {root}, or give data_dir= the folder that holds train/ and val/."
         archive = fetch(base_url, "hymenoptera_data.zip", root.parent, f"sha256:{HYMENOPTERA_SHA256}", hand)
         with atomic(root) as part, zipfile.ZipFile(archive) as handle:
             handle.extractall(part)
-            (part / root.name).rename(part.with_suffix(".done"))
-            part.rmdir()
-            part.with_suffix(".done").rename(part)
-    return image_folder(root, name="hymenoptera")
+    inner = root / "hymenoptera_data"
+    return _read_folder("hymenoptera", inner if inner.is_dir() else root)
 
 
 def _cache(cache_dir: str | Path | None) -> Path:

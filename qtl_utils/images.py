@@ -17,6 +17,7 @@ SUBSET_FOLDERS = {
     "validation": "validation",
     "test": "test",
 }
+ORDER = ("train", "validation", "test", "")
 LAYOUT = "CLASS/* or train/CLASS/*, val/CLASS/* and optionally test/CLASS/*"
 MAX_ASPECT = 100  # a longer strip would fill the memory once its short side is resized
 RETRIES = 3  # after the first attempt, waiting 1, 2 and 3 seconds
@@ -83,12 +84,12 @@ def resize_crop(image: Image.Image, image_size: int, resize: int) -> Image.Image
     short = min(width, height)
     size = (int(resize * width / short), int(resize * height / short))
     image = image if size == image.size else image.resize(size, Image.Resampling.BILINEAR)
-    left, top = (int(round((side - image_size) / 2.0)) for side in image.size)
+    left, top = (round((side - image_size) / 2.0) for side in image.size)
     return image.crop((left, top, left + image_size, top + image_size))
 
 
-def scan_folder(root: Path) -> tuple[list[tuple[str, str, Path]], list[tuple[str, str]]]:
-    """Every candidate file as (given subset, class, path), and (file, reason) of all that is passed over.
+def scan_folder(root: Path) -> tuple[list[tuple[str, Path, list[Path]]], list[tuple[str, str]]]:
+    """(given subset, class folder, its candidate files) in order, and (file, reason) of all that is passed over.
 
     FileNotFoundError or ValueError, saying what was expected, when `root` is not laid out as one of `LAYOUT`.
     """
@@ -114,8 +115,7 @@ def scan_folder(root: Path) -> tuple[list[tuple[str, str, Path]], list[tuple[str
             skipped += hidden
             found.append((subset, folder, files))
     _check_classes(root, subsets, found)
-    order = sorted(found, key=lambda f: (["train", "validation", "test", ""].index(f[0]), f[1].name))
-    return [(subset, folder.name, path) for subset, folder, files in order for path in files], skipped
+    return sorted(found, key=lambda row: (ORDER.index(row[0]), row[1].name)), skipped
 
 
 def _check_classes(root: Path, subsets: dict[str, Path], found: list) -> None:
