@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,8 @@ COUNTS = ["total", "trainable", "receiving_gradient", "quantum"]
 COSTS = ["all_seeds_seconds", "one_seed_seconds", "peak_memory_bytes"]
 VARIANTS = [*_RUN_KEYS, *COUNTS, "n_seeds", *LEARNING_RATES, "skipped_reason", *COSTS]
 TUNING = [*KEYS, *LEARNING_RATES, "loss", "accuracy", "chosen"]
+VARIANT_ORDER = ["A", "B", "C", "A-joint", "C-matched", "C-matched-relu", "C-wide"]
+VARIANT_ORDER += ["A-zero", "A-frozen", "A-separable", "A-none", "A-surrogate"]
 COLUMNS = {
     "metrics": METRICS,
     "history": HISTORY,
@@ -150,3 +153,9 @@ def _refuse_repeats(metrics: pd.DataFrame) -> None:
 def groups(frame: pd.DataFrame) -> list[tuple[tuple[str, ...], pd.DataFrame]]:
     """The parts of a tidy table that may be compared with each other: (values of GROUP, rows), sorted."""
     return [(tuple(key), part) for key, part in frame.groupby(GROUP, sort=True)]
+
+
+def in_order(variants: Iterable[str]) -> list[str]:
+    """The distinct `variants` in the one order used everywhere; unknown ones (a user's own) follow, sorted."""
+    present = set(variants)
+    return [v for v in VARIANT_ORDER if v in present] + sorted(present - set(VARIANT_ORDER))

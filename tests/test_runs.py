@@ -147,3 +147,7 @@ def test_groups_never_mix_settings(tmp_path):
     parts = runs.groups(runs.read_runs(study)["metrics"])
     assert len(parts) == 6
     assert all(part[runs.GROUP].drop_duplicates().shape[0] == 1 for _, part in parts)
+
+
+def test_variants_have_one_order_and_own_ones_follow():
+    assert runs.in_order(["mine", "C", "A-none", "A", "B", "A"]) == ["A", "B", "C", "A-none", "mine"]
