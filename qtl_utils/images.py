@@ -19,6 +19,8 @@ SUBSET_FOLDERS = {
 }
 ORDER = ("train", "validation", "test", "")
 LAYOUT = "CLASS/* or train/CLASS/*, val/CLASS/* and optionally test/CLASS/*"
+# Others are refused: some (EPS) would start an outside program to be decoded.
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "PPM", "JPEG2000", "GIF")
 MAX_ASPECT = 100  # a longer strip would fill the memory once its short side is resized
 RETRIES = 3  # after the first attempt, waiting 1, 2 and 3 seconds
 
@@ -39,35 +41,46 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def read_image(path: str | Path) -> Image.Image:
     """The RGB image in a file (the first frame of several); ValueError with the reason if it cannot be used."""
     path = Path(path)
-    if not path.is_file():
-        raise ValueError("a folder: only files directly in a class folder are read" if path.is_dir() else "no file")
-    if path.stat().st_size == 0:
-        raise ValueError("empty file")
     try:
+        _refuse_file(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PIL warns of odd metadata that leaves the pixels readable
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                _refuse(image, path)
+            with Image.open(path, formats=FORMATS) as image:
+                _refuse_image(image)
                 return to_rgb(image)
     except UnidentifiedImageError:
-        raise ValueError("not an image") from None
+        raise ValueError(f"not an image of a known format ({', '.join(FORMATS)})") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ValueError(f"more than {Image.MAX_IMAGE_PIXELS} pixels: too large to decode safely") from None
     except Exception as error:  # decoders fail in many ways on damaged files; each is a reason to skip one file
         raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
 
 
-def _refuse(image: Image.Image, path: Path) -> None:
-    if image.format == "GIF" or path.suffix.lower() == ".gif":
+def _refuse_file(path: Path) -> None:
+    if path.is_dir():
+        raise ValueError("a folder: only files directly in a class folder are read")
+    if not path.is_file():  # a broken link, a pipe, a file removed meanwhile
+        raise ValueError("no such file")
+    if path.stat().st_size == 0:
+        raise ValueError("empty file")
+    if path.suffix.lower() == ".gif":
+        raise ValueError("GIF: always skipped")
+
+
+def _refuse_image(image: Image.Image) -> None:
+    if image.format == "GIF":
         raise ValueError("GIF: always skipped")
     if max(image.size) > MAX_ASPECT * min(image.size):
         raise ValueError(f"{image.width} x {image.height} pixels: one side is over {MAX_ASPECT} times the other")
 
 
 def read_nth(paths: Sequence[Path], index: int) -> Image.Image:
-    """The RGB image in file `paths[index]`."""
-    return read_image(paths[index])
+    """The RGB image in file `paths[index]`; ValueError naming the file if it can no longer be read."""
+    try:
+        return read_image(paths[index])
+    except ValueError as error:
+        raise ValueError(f"{paths[index]} was readable before and is not now ({error}); restore it.") from error
 
 
 def content_hash(image: Image.Image) -> str:
