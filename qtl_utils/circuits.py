@@ -19,7 +19,7 @@ from qtl_utils.config import unknown_name
 
 @dataclass(frozen=True)
 class Encoding:
-    """How features become rotation angles: `squash` maps features to radians, `gates(inputs, n_qubits)` applies them."""
+    """How features become angles: `squash` maps features to radians, `gates(inputs, n_qubits)` applies them."""
 
     squash: Callable[[torch.Tensor], torch.Tensor]
     gates: Callable

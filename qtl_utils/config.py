@@ -107,6 +107,7 @@ class TrainConfig(Section):
     batch_size: int = Field(4, ge=1)
     optimizer: Literal["adam", "adam-pl07", "sgd"] = "adam"
     beta2: float = Field(0.999, gt=0, lt=1)
+    reduction: Literal["mean", "sum"] = "mean"  # of the loss over a batch
     lr_classical: Rate = 4e-4
     lr_quantum: Rate = 4e-4
     lr_backbone: Rate = 4e-4
@@ -156,6 +157,33 @@ class StudyConfig(Section):
         """The backbones that some run uses on `dataset`, in the order of the file."""
         used = {run.backbone for run in self.runs.values() if run.dataset == dataset}
         return {name: backbone for name, backbone in self.backbones.items() if name in used}
+
+    def files_of(self, dataset: str) -> list[str]:
+        """The user's folders and files that the features of `dataset` are made from."""
+        weights = [backbone.weights for backbone in self.backbones_of(dataset).values()]
+        return [path for path in (self.datasets[dataset].data_dir, *weights) if path is not None]
+
+    def dataset_parameters(self, dataset: str) -> dict[str, Any]:
+        """What notebook 01 is told about `dataset`."""
+        devices = [run.device for run in self.runs.values() if run.dataset == dataset]
+        return {
+            "dataset": dataset,
+            "data": self.datasets[dataset].model_dump(),
+            "backbones": {name: b.model_dump() for name, b in self.backbones_of(dataset).items()},
+            "threads": self.threads,
+            "device": devices[0] if devices else "cpu",
+        }
+
+    def run_parameters(self, run: str) -> dict[str, Any]:
+        """What notebook 02 is told about `run`: every field of its RunConfig, and what its names stand for."""
+        settings = self.runs[run]
+        return {
+            "run": run,
+            **settings.model_dump(),
+            "data": self.datasets[settings.dataset].model_dump(),
+            "backbone_settings": self.backbones[settings.backbone].model_dump(),
+            "threads": self.threads,
+        }
 
 
 def unknown_name(kind: str, name: str, known: Collection[str]) -> str:

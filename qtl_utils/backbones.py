@@ -1,0 +1,214 @@
+"""Any torchvision classifier by name: cut before its classifier, initialised, frozen; and the cache of its features."""
+
+import hashlib
+import inspect
+import sys
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+import torchvision
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from qtl_utils.config import unknown_name
+from qtl_utils.images import fetch
+from qtl_utils.paths import atomic, user_path
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, per channel
+TINY_VIT = {"patch_size": 8, "num_layers": 2, "num_heads": 4, "hidden_dim": 64, "mlp_dim": 128}
+NO_BACKBONE = "none"  # 2-D points are their own features
+FEATURE_BATCH = 32  # images per forward pass; fixed, because results depend on it in the last digits
+
+
+class Backbone(nn.Module):
+    """Pixels (N, 3, S, S), uint8, -> features (N, n_features): normalises as ImageNet asks, then the cut network.
+
+    A frozen backbone stays in eval mode whatever `train()` is called, so that BatchNorm keeps its statistics.
+    """
+
+    def __init__(self, name: str, network: nn.Module, n_features: int, frozen: bool = True):
+        super().__init__()
+        self.name, self.network, self.n_features, self.frozen = name, network, n_features, frozen
+        self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
+        self.requires_grad_(not frozen)
+        self.train(not frozen)
+
+    def train(self, mode: bool = True):
+        return super().train(mode and not self.frozen)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        out = self.network((pixels.to(self.mean.dtype) / 255 - self.mean) / self.std)
+        return getattr(out, "logits", out)  # networks with auxiliary heads return a tuple while training
+
+
+def known_models() -> list[str]:
+    """Names a study may give as `model`."""
+    return [NO_BACKBONE, "tiny_vit", *torchvision.models.list_models(module=torchvision.models)]
+
+
+def build_network(model: str, image_size: int, seed: int = 0) -> nn.Module:
+    """The whole torchvision classifier with the random weights of `seed`; 'tiny_vit' is a VisionTransformer of ours."""
+    if model not in known_models() or model == NO_BACKBONE:
+        raise ValueError(unknown_name("model", model, known_models()))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if model == "tiny_vit":
+            _check_patches(image_size)
+            return torchvision.models.VisionTransformer(image_size=image_size, num_classes=1000, **TINY_VIT)
+        options = {"image_size": image_size} if model.startswith("vit_") else {}
+        if model in ("googlenet", "inception_v3"):
+            options |= {"init_weights": True}
+        return torchvision.models.get_model(model, weights=None, **options)
+
+
+def _check_patches(image_size: int) -> None:
+    if image_size % TINY_VIT["patch_size"]:
+        raise ValueError(
+            f"image_size {image_size}: tiny_vit cuts patches of {TINY_VIT['patch_size']} px; use a multiple"
+        )
+
+
+def cut(network: nn.Module) -> tuple[str, int]:
+    """Removes the classifier in place; returns its name and the number of features before it.
+
+    The classifier is the last Linear layer with 1000 outputs; SqueezeNet, which has none, ends in global average
+    pooling instead.
+    """
+    linear = [n for n, m in network.named_modules() if isinstance(m, nn.Linear) and m.out_features == 1000]
+    if isinstance(network, torchvision.models.SqueezeNet):
+        network.classifier = nn.AdaptiveAvgPool2d(1)
+        return "classifier", 512
+    if not linear:
+        raise ValueError(f"{type(network).__name__} has no Linear classifier with 1000 outputs to cut off")
+    parent, _, last = linear[-1].rpartition(".")
+    holder = network.get_submodule(parent)
+    n_features = getattr(holder, last).in_features if not last.isdigit() else holder[int(last)].in_features
+    setattr(holder, last, nn.Identity())
+    return linear[-1], n_features
+
+
+def load_backbone(
+    model: str, image_size: int, init: str, *, weights: str | None = None, seed: int = 0, frozen: bool = True
+) -> Backbone:
+    """The backbone `model` with `init` weights: 'imagenet' (downloaded), 'file' (`weights`) or 'random' (`seed`)."""
+    network = build_network(model, image_size, seed)
+    state = {"imagenet": imagenet_state, "file": lambda _: read_weights(weights), "random": lambda _: None}[init](model)
+    classifier, n_features = cut(network)
+    if state is not None:
+        load_state(network, state, classifier, weights or f"{model}'s ImageNet weights")
+    return Backbone(model, network, n_features, frozen)
+
+
+def read_weights(file: str | Path) -> dict[str, torch.Tensor]:
+    """The tensors in a .safetensors file, or in a .pth/.pt file read with `weights_only`; ValueError names the file."""
+    path = user_path(file)
+    if not path.is_file():
+        raise FileNotFoundError(f"weights: there is no file '{file}'; give a .safetensors or .pth file")
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
+        raise ValueError(f"{path}: not readable as weights ({_first_line(error)}); save a state_dict again") from None
+    except Exception as error:  # torch raises pickle.UnpicklingError for anything but tensors
+        raise ValueError(f"{path}: holds more than tensors ({_first_line(error)}); save model.state_dict()") from None
+    state = state.get("state_dict", state) if isinstance(state, dict) else {}
+    if not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise ValueError(f"{path}: expected a dictionary of tensors; save model.state_dict()")
+    return {key.removeprefix("module."): value for key, value in state.items()}
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:;")
+
+
+def load_state(network: nn.Module, state: dict[str, torch.Tensor], classifier: str, source: str) -> None:
+    """Loads `state` into a cut network; keys of its classifier are ignored, every other key must fit."""
+    ignored = (f"{classifier}.", "aux", "AuxLogits.")
+    own = network.state_dict()
+    state = {key: value for key, value in state.items() if key in own or not key.startswith(ignored)}
+    wrong = {
+        "missing": sorted(k for k in own.keys() - state.keys() if not k.startswith(ignored)),
+        "unexpected": sorted(state.keys() - own.keys()),
+        "of another shape": [
+            f"{k} {tuple(state[k].shape)} instead of {tuple(own[k].shape)}"
+            for k in sorted(own.keys() & state.keys())
+            if own[k].shape != state[k].shape
+        ],
+    }
+    found = [f"{len(v)} keys {k} ({', '.join(v[:3])}{', ...' if len(v) > 3 else ''})" for k, v in wrong.items() if v]
+    if found:
+        raise ValueError(f"{source} does not fit {type(network).__name__}: {'; '.join(found)}; check model and weights")
+    network.load_state_dict(state, strict=False)
+
+
+def imagenet_state(
+    model: str, base_url: str | None = None, folder: str | Path | None = None
+) -> dict[str, torch.Tensor]:
+    """torchvision's first ImageNet weights (IMAGENET1K_V1) of `model`, downloaded once, checked against their hash."""
+    if model == "tiny_vit":
+        raise ValueError("tiny_vit has no ImageNet weights; use init: source, random or file")
+    url = torchvision.models.get_model_weights(model).IMAGENET1K_V1.url
+    base, filename = url.rsplit("/", 1)
+    folder = Path(folder or Path(torch.hub.get_dir()) / "checkpoints")
+    by_hand = f"download {url} by hand into {folder}, or give a file with init: file and weights: FILE"
+    path = fetch(base_url or base, filename, folder, None, by_hand)
+    expected = path.stem.rsplit("-", 1)[-1]
+    if not hashlib.sha256(path.read_bytes()).hexdigest().startswith(expected):
+        path.unlink()
+        raise ValueError(f"{base_url or base}/{filename} does not have the expected hash {expected}...; {by_hand}")
+    return read_weights(path)
+
+
+@torch.no_grad()
+def compute_features(backbone: Backbone, pixels: np.ndarray) -> torch.Tensor:
+    """Features (N, n_features), float32, of pixels (N, 3, S, S), uint8; the backbone is left as it was."""
+    mode, device = backbone.training, backbone.mean.device
+    backbone.eval()
+    batches = torch.from_numpy(pixels).split(FEATURE_BATCH)
+    features = torch.cat([backbone(batch.to(device)).float().cpu() for batch in batches])
+    nn.Module.train(backbone, mode)
+    if not features.isfinite().all():
+        raise ValueError(f"{backbone.name} gives features that are not finite; check the weights")
+    return features
+
+
+def cached_features(backbone: Backbone, pixels: np.ndarray, folder: Path) -> tuple[torch.Tensor, Path]:
+    """`compute_features`, kept in `folder` under a name made of pixels, weights and code; verified when read back."""
+    path = Path(folder) / f"features-{_content_key(backbone, pixels)}.safetensors"
+    if path.is_file():
+        features = _read_features(path)
+        if features is not None:
+            return features, path
+        print(f"{path.name} is damaged; computing the features again", file=sys.stderr)
+    features = compute_features(backbone, pixels).contiguous()
+    with atomic(path) as part:
+        safetensors.torch.save_file({"features": features}, part, {"sha256": _digest(features)})
+    return features, path
+
+
+def _read_features(path: Path) -> torch.Tensor | None:
+    try:
+        with safe_open(path, "pt") as file:
+            features, metadata = file.get_tensor("features"), file.metadata() or {}
+    except (SafetensorError, OSError):
+        return None
+    return features if metadata.get("sha256") == _digest(features) else None
+
+
+def _digest(*tensors: torch.Tensor) -> str:
+    sha = hashlib.sha256()
+    for tensor in tensors:
+        array = tensor.detach().cpu().contiguous().numpy()
+        sha.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
+    return sha.hexdigest()
+
+
+def _content_key(backbone: Backbone, pixels: np.ndarray) -> str:
+    code = inspect.getsource(sys.modules[__name__]) + torch.__version__ + torchvision.__version__
+    state = backbone.state_dict()
+    parts = (code, backbone.name, *state, _digest(torch.from_numpy(pixels), *state.values()))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
