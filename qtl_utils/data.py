@@ -47,7 +47,7 @@ class Dataset:
     labels: np.ndarray  # (N,) int64, index into classes
     ids: tuple[str, ...]  # (N,) unique: path relative to the folder, or e.g. "digits/00017"
     given: tuple[str, ...]  # (N,) the subset the source itself gives: "train", "validation", "test" or ""
-    hashes: tuple[str, ...]  # (N,) SHA-256 of the decoded RGB content, or of the point
+    hashes: tuple[str, ...]  # (N,) SHA-256 of the decoded RGB content, or of the point to 6 decimals
     points: np.ndarray | None = None  # (N, d) float64
     load: Callable[[int], Image.Image] | None = None  # RGB image i
     skipped: pd.DataFrame = field(default_factory=lambda: _skipped([]))  # columns file, reason
@@ -153,7 +153,10 @@ def hymenoptera(
         with atomic(root) as part, zipfile.ZipFile(archive) as handle:
             handle.extractall(part)
     inner = root / "hymenoptera_data"
-    return _read_folder("hymenoptera", inner if inner.is_dir() else root)
+    dataset = _read_folder("hymenoptera", inner if inner.is_dir() else root)
+    if dataset.classes != ("ants", "bees"):
+        raise ValueError(f"{root} holds {', '.join(dataset.classes)}, not ants and bees; use dataset image_folder.")
+    return dataset
 
 
 def _cache(cache_dir: str | Path | None) -> Path:
@@ -217,7 +220,7 @@ def _plane(name: str, points: np.ndarray, labels: np.ndarray, classes: tuple[str
         labels=labels[order].astype(np.int64),
         ids=tuple(f"{name}/{i:05d}" for i in order),
         given=tuple(given.tolist()),
-        hashes=tuple(hashlib.sha256(point.tobytes()).hexdigest() for point in scaled),
+        hashes=tuple(hashlib.sha256(point.tobytes()).hexdigest() for point in scaled.round(6)),
         points=scaled,
     )
 

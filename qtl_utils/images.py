@@ -108,7 +108,24 @@ def scan_folder(root: Path) -> tuple[list[tuple[str, Path, list[Path]]], list[tu
     """
     if not root.is_dir():
         raise FileNotFoundError(f"The image folder {root} does not exist; data_dir= needs a folder with {LAYOUT}.")
-    folders, skipped = _visible(root, root, "not in a class folder")
+    folders, skipped = _visible(root, root)
+    subsets = _subset_folders(root, folders)
+    if subsets:
+        skipped += [(_name(f, root), "beside train, val and test") for f in folders if f not in subsets.values()]
+    found = []
+    for subset, top in (subsets or {"": root}).items():
+        if subsets:
+            folders, loose = _visible(top, root)
+            skipped += loose
+        for folder in folders:
+            files, hidden = _listing(folder, root)
+            skipped += hidden
+            found.append((subset, folder, files))
+    _check_classes(root, subsets, found)
+    return sorted(found, key=lambda row: (ORDER.index(row[0]), row[1].name)), skipped
+
+
+def _subset_folders(root: Path, folders: list[Path]) -> dict[str, Path]:
     subsets: dict[str, Path] = {}
     for folder in folders:
         subset = SUBSET_FOLDERS.get(folder.name.lower())
@@ -116,19 +133,7 @@ def scan_folder(root: Path) -> tuple[list[tuple[str, Path, list[Path]]], list[tu
             raise ValueError(f"{root} holds {subsets[subset].name}/ and {folder.name}/, two names for one; keep one.")
         if subset:
             subsets[subset] = folder
-    if subsets:
-        extra = [f for f in folders if f not in subsets.values()]
-        skipped += [(_name(f, root), "beside train, val and test") for f in extra]
-    found = []
-    for subset, top in (subsets or {"": root}).items():
-        classes, loose = _visible(top, root, "not in a class folder") if subsets else (folders, [])
-        skipped += loose
-        for folder in classes:
-            files, hidden = _listing(folder, root)
-            skipped += hidden
-            found.append((subset, folder, files))
-    _check_classes(root, subsets, found)
-    return sorted(found, key=lambda row: (ORDER.index(row[0]), row[1].name)), skipped
+    return subsets
 
 
 def _check_classes(root: Path, subsets: dict[str, Path], found: list) -> None:
@@ -157,9 +162,9 @@ def _listing(folder: Path, root: Path) -> tuple[list[Path], list[tuple[str, str]
     return kept, skipped
 
 
-def _visible(folder: Path, root: Path, reason: str) -> tuple[list[Path], list[tuple[str, str]]]:
+def _visible(folder: Path, root: Path) -> tuple[list[Path], list[tuple[str, str]]]:
     paths, skipped = _listing(folder, root)
-    skipped += [(_name(p, root), reason) for p in paths if not p.is_dir()]
+    skipped += [(_name(p, root), "not in a class folder") for p in paths if not p.is_dir()]
     return [p for p in paths if p.is_dir()], skipped
 
 

@@ -76,6 +76,11 @@ READ = {
     "grey alpha.png": (lambda p: Image.new("LA", (4, 4), (0, 0)).save(p), (255, 255, 255)),
     "cmyk.jpg": (lambda p: Image.new("CMYK", (4, 4), (0, 0, 0, 0)).save(p), (255, 255, 255)),
     "exif.png": (exif_rotated, (255, 0, 0)),
+    "exif.tif": (exif_rotated, (255, 0, 0)),
+    "two pictures.mpo.jpg": (
+        lambda p: Image.new("RGB", (8, 8), "white").save(p, "MPO", save_all=True, append_images=[picture(0, (8, 8))]),
+        (255, 255, 255),
+    ),
     "UPPER.JPG": (lambda p: Image.new("RGB", (4, 4), "white").save(p, "JPEG"), (255, 255, 255)),
     "png named.jpg": (lambda p: Image.new("RGB", (4, 4), (1, 2, 3)).save(p, "PNG"), (1, 2, 3)),
     "Ämeise 蚂蚁 'quoted' \"twice\".png": (lambda p: Image.new("RGB", (4, 4), (1, 2, 3)).save(p), (1, 2, 3)),
@@ -239,6 +244,12 @@ def test_class_of_unusable_files_tells_why(folder):
 def test_missing_folder_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"absent does not exist; data_dir= needs"):
         load_folder(tmp_path / "absent")
+
+
+def test_hymenoptera_of_other_classes_is_refused(folder):
+    (folder / "ants").rename(folder / "wasps")
+    with pytest.raises(ValueError, match="holds bees, wasps, not ants and bees"):
+        load_dataset("hymenoptera", data_dir=folder)
 
 
 def test_image_folder_needs_data_dir():
