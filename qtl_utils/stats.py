@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats as scipy_stats
 
-from qtl_utils.runs import GROUP
+from qtl_utils.runs import GROUP, in_order
 
 ALPHA = 0.05
 BOUND = 0.02  # two accuracies within 2 points count as equivalent
@@ -115,7 +115,8 @@ def paired(metrics: pd.DataFrame, a: str, b: str, metric="accuracy", epoch_kind=
     names = {"a": a, "b": b, "metric": metric}
     pairs = _values(metrics, (a, b), metric, epoch_kind)
     missing = [v for v in (a, b) if v not in set(metrics["variant"])]
-    reason = " and ".join(missing) if missing else "no seed and split in common" if pairs.empty else ""
+    reason = f"{' and '.join(missing)} not run" if missing else ""
+    reason = reason or ("no seed and split in common" if pairs.empty else "")
     bound = BOUND if metric in FRACTIONS else np.nan
     found = estimate(pairs[a] - pairs[b], size_ratio(metrics), bound)
     return Comparison(**asdict(found), **names, not_run=reason)
@@ -130,7 +131,7 @@ def family(metrics: pd.DataFrame) -> list[Comparison]:
 
 def others(metrics: pd.DataFrame) -> list[Comparison]:
     """The comparisons outside the family: A against every further variant, and the cells of the factorial."""
-    present = [v for v in metrics["variant"].unique() if v not in ("A", *FAMILY)]
+    present = [v for v in in_order(metrics["variant"]) if v not in ("A", *FAMILY)]
     wanted = [("A", other) for other in present] + [("B", "C"), ("A-joint", "A"), ("A-joint", "B")]
     found = [paired(metrics, a, b) for a, b in wanted]
     return [comparison for comparison in found if not comparison.not_run]
@@ -251,13 +252,14 @@ def sentence(comparison: Comparison) -> str:
     difference, low, high = text(c.value, c.low, c.high)
     ends = sorted([abs(c.low), abs(c.high)])
     size = "by {}{} [{}, {}]".format(*text(abs(c.value), sign=""), unit, *text(*ends, sign=""))
-    plainly = f"{c.a} minus {c.b} is {difference}{unit}" + (f" [{low}, {high}]" if c.low == c.low else "")
+    of = "" if c.metric == "accuracy" else f" in {c.metric.replace('_', ' ')}"
+    plainly = f"{c.a} minus {c.b}{of} is {difference}{unit}" + (f" [{low}, {high}]" if c.low == c.low else "")
     n = f"{c.n_splits} split{'s' * (c.n_splits != 1)}, {c.n_seeds} seed{'s' * (c.n_seeds != 1)}"
     near = ", which is equivalent within 2 points" if c.p_equivalent < ALPHA else ""
     return {
-        "not run": f"{c.a} against {c.b}: not run ({c.not_run}).",
+        "not run": f"{c.a} against {c.b}: not compared ({c.not_run}).",
         "not a number": f"{c.a} against {c.b}: not compared, some of the {c.n_pairs} values are not numbers.",
-        "one split": f"{plainly} ({n}; {ONE_SPLIT}: it says nothing about other splits).",
+        "one split": f"{plainly} ({n}; {ONE_SPLIT}).",
         "no variation": f"{plainly} in every split, so there is no variation to test with ({n}).",
         "outside the family": f"{plainly} ({n}; outside the fixed family, not tested).",
         "higher": f"{c.a} is higher than {c.b} {size}{near} ({n}).",

@@ -18,8 +18,9 @@ NO_BACKBONE = "none"  # 2-D data sets are fed to the head as they are
 def accuracy(tables: Tables) -> pd.DataFrame:
     """One row per group and variant: last-epoch test accuracy with sd and interval, other measures, sizes, costs.
 
-    The accuracy of the best epoch stands apart, with what that epoch was chosen on: under `as_published` that is
-    the test set itself. `wilson_*` is the sampling of the test images alone, `interval` names what low and high are.
+    The accuracy of the best epoch stands apart, with what that epoch was chosen on: without a validation set
+    (`as_published`) the test set itself. `wilson_*` is the sampling of the test images alone, `interval` says
+    what low and high are.
     """
     metrics, by = tables["metrics"], [*GROUP, "variant"]
     found = stats.summary(metrics, n_classes=stats.class_counts(tables["predictions"])).set_index(by)
@@ -36,9 +37,10 @@ def accuracy(tables: Tables) -> pd.DataFrame:
     rows["best_accuracy"], rows["best_sd"] = best["accuracy"].mean(), best["accuracy"].std()
     rows = rows.join(last[["loss", "balanced_accuracy", "ece"]].mean())
     rows = rows.join(_models(tables["variants"]), how="outer").reset_index()  # outer: skipped variants stay
-    published = rows["protocol"] == "as_published"
-    rows.insert(rows.columns.get_loc("best_sd") + 1, "best_chosen_on", "validation")
-    rows.loc[published, "best_chosen_on"] = "test, as published"
+    validated = pd.MultiIndex.from_frame(metrics.loc[metrics["subset"] == "validation", GROUP]).unique()
+    chosen = pd.MultiIndex.from_frame(rows[GROUP]).isin(validated)
+    chosen = ["validation" if yes else "test, as published" for yes in chosen]
+    rows.insert(rows.columns.get_loc("best_sd") + 1, "best_chosen_on", chosen)
     counts = ["n", "n_splits", "collapsed"]
     rows[counts] = rows[counts].fillna(0).astype("int64")
     return _sorted(rows)

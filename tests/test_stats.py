@@ -159,7 +159,7 @@ def test_the_family_is_fixed_and_adjusted_together():
     found = stats.family(metrics)
     assert [c.b for c in found] == ["C", "C-matched", "A-none", "A-surrogate"]
     assert found[0].p_holm == pytest.approx(4 * found[0].p)  # four tests, though one was not run
-    assert found[3].not_run == "A-surrogate" and np.isnan(found[3].p_holm)
+    assert found[3].not_run == "A-surrogate not run" and np.isnan(found[3].p_holm)
     assert [(c.a, c.b) for c in stats.others(metrics)] == [("A", "B"), ("B", "C")]
 
 
@@ -186,7 +186,10 @@ def test_sentences_say_what_the_numbers_allow(a, c, expected):
 
 
 def test_a_missing_variant_is_said_to_be_missing(two):
-    assert stats.sentence(stats.paired(two, "A", "A-surrogate")) == "A against A-surrogate: not run (A-surrogate)."
+    assert (
+        stats.sentence(stats.paired(two, "A", "A-surrogate"))
+        == "A against A-surrogate: not compared (A-surrogate not run)."
+    )
 
 
 def test_lower_gives_the_size_of_the_difference_and_its_ends():
@@ -208,7 +211,7 @@ def test_outside_the_family_nothing_is_claimed(two):
 
 def test_loss_is_not_given_in_points(two):
     found = stats.paired(two, "A", "C", metric="loss")
-    assert np.isnan(found.p_equivalent) and "A minus C is -0.10" in stats.sentence(found)
+    assert np.isnan(found.p_equivalent) and "A minus C in loss is -0.10" in stats.sentence(found)
 
 
 def test_summary_by_hand():
