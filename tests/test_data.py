@@ -443,6 +443,22 @@ def test_copies_across_given_folders_are_reported(tmp_path):
     assert table["given"].tolist() == ["train", "validation"] and table["crosses_subsets"].all()
 
 
+def test_largest_group_of_copies_is_placed_first(tmp_path):
+    root = fill(tmp_path, {"a": 6, "b": 6})
+    for i in range(6):
+        picture(9000 + (i < 4)).save(root / "a" / f"{i:03d}.png")  # four copies and two copies
+    splits = make_splits(load_folder(root), n_splits=10, train=8, validation=0, test=4)
+    assert all(splits.subsets[s, :6].tolist() == ["train"] * 4 + ["test"] * 2 for s in range(10))
+
+
+def test_hash_depends_on_the_size_and_on_every_pixel():
+    image = picture(0, (6, 4))
+    reshaped = Image.frombytes("RGB", (4, 6), image.tobytes())
+    changed = image.copy()
+    changed.putpixel((5, 3), (0, 0, 0))
+    assert len({images.content_hash(i) for i in (image, reshaped, changed)}) == 3
+
+
 def test_copies_that_fit_nowhere_are_an_error(tmp_path):
     root = fill(tmp_path, {"a": 1, "b": 6})
     for i in range(1, 6):
