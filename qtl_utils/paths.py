@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -26,6 +27,14 @@ def user_path(path: str | Path) -> Path:
     if path.is_absolute() or (PROJECT / path).exists():
         return PROJECT / path
     return path.resolve() if path.exists() else PROJECT / path
+
+
+def fingerprint(path: str | Path) -> str:
+    """A hash over names, sizes and times of a file or of all files in a folder; nothing is read."""
+    path = user_path(path)
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    state = [(str(p.relative_to(path)), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+    return hashlib.sha256(repr(state).encode()).hexdigest()[:16]
 
 
 @contextlib.contextmanager

@@ -1,0 +1,245 @@
+"""The command line behind run_all.sh: checks a study, runs it through Snakemake, builds and compares reports."""
+
+import argparse
+import contextlib
+import hashlib
+import io
+import json
+import logging
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from qtl_utils import paths
+from qtl_utils.config import StudyConfig, StudyError, check_names, find_study, load_study, parse_overrides
+from qtl_utils.environment import available_cores
+
+USER_ERROR, FAILED, BUSY = 2, 1, 75
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command and returns its exit code: 0, 1 (a job failed), 2 (wrong input) or 75 (already running)."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.command(options)
+    except BlockingIOError:
+        print(f"The study '{options.study}' is being run already; wait until that run ends.", file=sys.stderr)
+        return BUSY
+    except (StudyError, ValueError, FileNotFoundError) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return USER_ERROR
+
+
+def run(options: argparse.Namespace) -> int:
+    """Checks a study and computes what is missing of it."""
+    study = load_study(options.study, parse_overrides(options.set))
+    folder = paths.study_dir(study.name, options.results_dir)
+    resolved = study.model_dump_json(indent=2) + "\n"
+    _check(study, find_study(options.study), folder / ".checked")
+    if options.dry_run:
+        with tempfile.TemporaryDirectory() as scratch:
+            return _dry_run(resolved, folder, Path(scratch), options)
+    with paths.lock(folder / ".lock"):
+        _write_if_changed(folder / "study.json", resolved)
+        _write_if_changed(folder / ".checked", _state(study))
+        set_aside(study, folder)
+        code = _snakemake(folder, options)
+    if code == 0:
+        print(f"Report: {folder / 'report' / 'index.html'}")
+    return code
+
+
+def report(options: argparse.Namespace) -> int:
+    """Rebuilds the report of a study from what its folder holds."""
+    from qtl_utils.report import build_report
+
+    if options.folder:
+        with _logged(options.log):
+            build_report(Path(options.folder))
+        return 0
+    folder = _finished_study(options)
+    with paths.lock(folder / ".lock"):
+        index = build_report(folder)
+    print(f"Report: {index}")
+    return 0
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Runs one notebook of notebooks/ for Snakemake, says so in one line, and explains a failure."""
+    from qtl_utils.notebook import run_notebook, stop_with_parent
+
+    stop_with_parent()
+    source = paths.PROJECT / "notebooks" / f"{options.notebook}.ipynb"
+    failed = Path(options.log).with_suffix(".failed.ipynb").resolve()
+    name = Path(options.out).with_suffix("").relative_to("notebooks")
+    start = time.monotonic()
+    with _logged(options.log):
+        print(f"  started   {name}", flush=True)
+        parameters = json.loads(options.parameters)
+        run_notebook(source, options.out, parameters, threads=options.threads, failed=failed)
+    print(f"  finished  {name} ({time.monotonic() - start:.0f} s)", flush=True)
+    return 0
+
+
+def verify(options: argparse.Namespace) -> int:
+    """Compares the tables of a finished study with the committed reference results."""
+    from qtl_utils.verify import verify as compare
+
+    folder = _finished_study(options)
+    return compare(folder, paths.PROJECT / "results" / "reference" / folder.name)
+
+
+# ---- checks
+
+
+def _check(study: StudyConfig, file: Path, seal: Path) -> None:
+    """Everything that can be wrong with a study before something is computed; skipped where `seal` fits."""
+    from qtl_utils.notebook import check_parameters
+
+    notebooks = paths.PROJECT / "notebooks"
+    for dataset in study.datasets:
+        check_parameters(notebooks / "01_dataset_preparation.ipynb", study.dataset_parameters(dataset))
+    for name in study.runs:
+        check_parameters(notebooks / "02_train_variant.ipynb", study.run_parameters(name))
+    if seal.is_file() and seal.read_text() == _state(study):
+        return
+    check_names(study, file, _registries())
+
+
+def _state(study: StudyConfig) -> str:
+    code = [path.read_bytes() for path in sorted((paths.PROJECT / "qtl_utils").glob("*.py"))]
+    return hashlib.sha256(b"".join([study.model_dump_json().encode(), *code])).hexdigest()
+
+
+def _registries() -> dict[str, list[str]]:
+    from qtl_utils.backbones import known_models
+    from qtl_utils.circuits import ANSATZE, ENCODINGS
+    from qtl_utils.data import DATASETS
+    from qtl_utils.heads import VARIANTS
+
+    return {
+        "ansatz": list(ANSATZE),
+        "encoding": list(ENCODINGS),
+        "dataset": list(DATASETS),
+        "variant": list(VARIANTS),
+        "model": known_models(),
+    }
+
+
+def _finished_study(options: argparse.Namespace) -> Path:
+    folder = paths.study_dir(load_study(options.study).name, options.results_dir)
+    if not (folder / "study.json").is_file():
+        raise StudyError(f"there are no results of '{options.study}' in {folder}; run the study first")
+    return folder
+
+
+# ---- running
+
+
+def set_aside(study: StudyConfig, folder: Path) -> None:
+    """Moves runs that `study` no longer names to unused/, and back those that it names again.
+
+    Tables are made from every run in runs/; what took hours is not deleted because a line was commented out.
+    """
+    named = {(run.dataset, name) for name, run in study.runs.items()}
+    for source, target, wanted in (("runs", "unused", False), ("unused", "runs", True)):
+        for path in sorted((folder / source).glob("*/*")):
+            new = folder / target / path.parent.name / path.name
+            if ((path.parent.name, path.name) in named) == wanted and not (wanted and new.exists()):
+                shutil.rmtree(new, ignore_errors=True)
+                new.parent.mkdir(parents=True, exist_ok=True)
+                path.rename(new)
+
+
+def _write_if_changed(path: Path, text: str) -> None:
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        with paths.atomic(path) as part:
+            part.write_text(text, encoding="utf-8")
+
+
+def _dry_run(resolved: str, folder: Path, scratch: Path, options: argparse.Namespace) -> int:
+    """Lists what would run, and leaves nothing behind."""
+    if folder.is_dir():
+        scratch = folder
+    (scratch / "study.json").write_text(resolved)
+    return _snakemake(scratch, options)
+
+
+def _snakemake(folder: Path, options: argparse.Namespace) -> int:
+    from snakemake import cli
+    from snakemake.logging import logger
+
+    workflow = paths.PROJECT / "workflow"
+    profile = workflow / "profiles" / options.profile
+    command = ["--snakefile", workflow / "Snakefile", "--directory", folder, "--profile", profile]
+    command += ["--cores", options.cores, *(["--dry-run"] if options.dry_run else [])]
+    if options.profile == "local" or options.dry_run:
+        logger.addFilter(_only_what_matters)
+    with contextlib.redirect_stderr(io.StringIO()):  # which profile it uses
+        parser, parsed = cli.parse_args([str(part) for part in command])
+    return 0 if cli.args_to_api(parsed, parser) else FAILED
+
+
+def _only_what_matters(record: logging.LogRecord) -> bool:
+    """Jobs speak for themselves: of Snakemake's messages errors of the workflow are left, and a line per dry job."""
+    if getattr(record, "event", None) == "job_info" and record.rule_name != "all":
+        pass
+    text = record.getMessage()
+    return record.levelno >= logging.ERROR and "CalledProcessError" not in text and "At least one" not in text
+
+
+@contextlib.contextmanager
+def _logged(log: str) -> Iterator[None]:
+    """Writes a failure to `log` and to the terminal, and ends with exit code 1."""
+    Path(log).parent.mkdir(parents=True, exist_ok=True)
+    Path(log).write_text("")
+    try:
+        yield
+    except (RuntimeError, ValueError, FileNotFoundError) as error:
+        Path(log).write_text(f"{error}\n", encoding="utf-8")
+        print(f"\n{error}\n", file=sys.stderr, flush=True)
+        raise SystemExit(FAILED) from None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="run_all.sh", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(function, name, study=True):
+        sub = commands.add_parser(name, help=function.__doc__.splitlines()[0], prog=f"run_all.sh {name}")
+        sub.set_defaults(command=function)
+        if study:
+            sub.add_argument("study", nargs="?", default="default", help="a study file or a name in studies/")
+            sub.add_argument("--results-dir", help="the folder for results; default: results/")
+        return sub
+
+    one = command(run, "run")
+    one.add_argument("--cores", type=_cores, default=available_cores(), help="jobs x threads at most")
+    one.add_argument("--dry-run", "-n", action="store_true", help="only list what would run")
+    one.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of the study")
+    one.add_argument("--profile", default="local", help="a folder of workflow/profiles: local or slurm")
+    two = command(report, "report")
+    two.add_argument("--folder", help=argparse.SUPPRESS)
+    two.add_argument("--log", default=os.devnull, help=argparse.SUPPRESS)
+    command(verify, "verify")
+    three = command(execute, "execute", study=False)
+    three.add_argument("notebook")
+    three.add_argument("out")
+    three.add_argument("--parameters", default="{}", metavar="JSON")
+    three.add_argument("--threads", type=int, default=1)
+    three.add_argument("--log", required=True)
+    return parser
+
+
+def _cores(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number of cores; give 1 or more")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

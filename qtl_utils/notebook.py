@@ -1,0 +1,249 @@
+"""Running a notebook strictly with papermill, and what a notebook depends on."""
+
+import ast
+import hashlib
+import inspect
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from qtl_utils.environment import THREAD_VARIABLES
+from qtl_utils.paths import PROJECT, atomic
+
+
+class NotebookError(RuntimeError):
+    """A notebook that failed; the message names the notebook and cell and ends with the error itself."""
+
+
+# ---- what a notebook declares
+
+
+def _cells(path: str | Path) -> list[dict[str, Any]]:
+    try:
+        cells = json.loads(Path(path).read_text(encoding="utf-8"))["cells"]
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there is no notebook {path}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
+        raise ValueError(f"{path}: not a notebook; expected the JSON of an .ipynb file") from None
+    return [cell | {"source": "".join(cell["source"])} for cell in cells]
+
+
+def _tags(cell: Mapping[str, Any]) -> list[str]:
+    return cell.get("metadata", {}).get("tags", [])
+
+
+def declared_parameters(path: str | Path) -> dict[str, Any]:
+    """Name -> default of every parameter of a notebook, read from its cell tagged `parameters`.
+
+    Raises ValueError unless there is exactly one such cell and it holds nothing but `name = literal`.
+    """
+    found = [cell["source"] for cell in _cells(path) if "parameters" in _tags(cell)]
+    if len(found) != 1:
+        raise ValueError(f"{path}: {len(found)} cells are tagged 'parameters'; expected exactly one")
+    try:
+        body = ast.parse(found[0]).body
+    except SyntaxError as error:
+        raise ValueError(f"{path}: parameters cell, line {error.lineno}: {error.msg}") from None
+    return dict(_literal(statement, path) for statement in body)
+
+
+def _literal(statement: ast.stmt, path: str | Path) -> tuple[str, Any]:
+    targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+    try:
+        if len(targets) == 1 and isinstance(targets[0], ast.Name):
+            return targets[0].id, ast.literal_eval(statement.value)
+    except (AttributeError, ValueError, TypeError):
+        pass
+    raise ValueError(
+        f"{path}: parameters cell, line {statement.lineno}: '{ast.unparse(statement)}' is not 'name = literal'"
+    )
+
+
+def check_parameters(path: str | Path, parameters: Mapping[str, Any]) -> None:
+    """Raises ValueError where `parameters` names one that the notebook does not declare."""
+    from qtl_utils.config import unknown_name
+
+    declared = declared_parameters(path)
+    for name in parameters:
+        if name not in declared:
+            raise ValueError(f"{path}: {unknown_name('parameter', name, declared)}")
+
+
+# ---- running one
+
+
+def run_notebook(
+    path: str | Path,
+    out: str | Path,
+    parameters: Mapping[str, Any],
+    *,
+    kernel: str = "python3",
+    threads: int = 1,
+    failed: str | Path | None = None,
+) -> None:
+    """Executes a notebook from the project folder and writes the executed copy to `out`.
+
+    `out` appears only when every cell succeeded; otherwise NotebookError is raised and the part that ran is
+    kept as `failed` (beside `out` as NAME.failed.ipynb where not given). The kernel has `threads` threads.
+    """
+    from nbclient.exceptions import DeadKernelError
+    from papermill import PapermillExecutionError, execute_notebook
+
+    path, out = Path(path), Path(out)
+    failed = Path(failed) if failed else out.with_suffix(".failed.ipynb")
+    check_parameters(path, parameters)
+    failed.unlink(missing_ok=True)
+    with atomic(out) as part, tempfile.TemporaryDirectory(prefix="qtl") as sockets:
+        try:
+            execute_notebook(
+                path,
+                part,
+                dict(parameters),
+                kernel_name=kernel,
+                language="python",
+                cwd=str(PROJECT),
+                progress_bar=False,
+                kernel_manager_class=_kernel_manager(f"{sockets}/k"),
+                env=kernel_environment(threads),
+            )
+        except (PapermillExecutionError, DeadKernelError) as error:
+            _keep(part, failed)
+            raise NotebookError(_explain(path, error, failed)) from None
+
+
+def kernel_environment(threads: int) -> dict[str, str]:
+    """This process's environment with the threads pinned, inline figures and this copy of the package first."""
+    search = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
+    pinned = dict.fromkeys(THREAD_VARIABLES, str(threads))
+    inline = {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "PYTHONPATH": search}
+    return {**os.environ, **pinned, **inline, "QTL_BATCH": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+
+
+def _kernel_manager(socket: str) -> type:
+    from ipykernel.kernelspec import get_kernel_dict
+    from jupyter_client.kernelspec import KernelSpec
+    from jupyter_client.manager import AsyncKernelManager
+
+    class ThisInterpreter(AsyncKernelManager):
+        """The kernel of the running interpreter, whatever kernels the user has installed elsewhere.
+
+        Sockets instead of ports: two kernels that start together can be given the same port.
+        """
+
+        kernel_spec = KernelSpec(**get_kernel_dict(), resource_dir="")
+
+        def __init__(self, **settings):
+            super().__init__(**settings | {"transport": "ipc", "ip": socket})
+
+    return ThisInterpreter
+
+
+def _keep(part: Path, failed: Path) -> None:
+    if part.exists():
+        failed.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(part, failed)
+
+
+def _explain(path: Path, error: Exception, failed: Path) -> str:
+    kept = f"What ran is in {failed}"
+    if not hasattr(error, "ename"):
+        return f"{path.name} failed: its kernel died, often for lack of memory. {kept}"
+    lines = f"{error.ename}: {error.evalue}".strip().splitlines()
+    where = [line for line in error.source.splitlines() if line.strip()][:1]
+    shown = "\n    ".join(lines[-8:])
+    return f"{path.name} failed in cell [{error.exec_count}] ({''.join(where)}):\n    {shown}\n{kept}"
+
+
+# ---- what a notebook depends on
+
+
+def modules_used(path: str | Path) -> list[Path]:
+    """The files of `qtl_utils` that a notebook or module imports, directly or through one another; sorted."""
+    path = Path(path).resolve()
+    found, todo = set(), [path]
+    while todo:
+        new = _imports(todo.pop()) - found
+        found |= new
+        todo.extend(new)
+    return sorted(found - {path})
+
+
+def source_hash(path: str | Path) -> str:
+    """A hash of a notebook's cell sources and tags: outputs, counters and metadata do not matter."""
+    return _hash(json.dumps([[c["cell_type"], c["source"], sorted(_tags(c))] for c in _cells(path)]))
+
+
+def code_hashes(path: str | Path) -> dict[str, str]:
+    """Hash by file name of a notebook and of every module it uses: when these differ, it must run again."""
+    modules = {module.name: _hash(module.read_text(encoding="utf-8")) for module in modules_used(path)}
+    return {Path(path).name: source_hash(path), **modules}
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@cache
+def _imports(path: Path) -> frozenset[Path]:
+    package = PROJECT / "qtl_utils"
+    names = []
+    for node in ast.walk(_syntax(path)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            module = f"qtl_utils.{node.module or ''}".rstrip(".") if node.level else node.module
+            names += [module, *(f"{module}.{alias.name}" for alias in node.names)]
+    parts = [name.split(".") for name in names if name.startswith("qtl_utils.")]
+    return frozenset(file for p in parts if (file := package / f"{p[1]}.py").is_file())
+
+
+def _syntax(path: Path) -> ast.Module:
+    if path.suffix == ".py":
+        return ast.parse(path.read_text(encoding="utf-8"), str(path))
+    body = []
+    for number, cell in enumerate(_cells(path)):
+        if cell["cell_type"] == "code":
+            lines = ["" if line.lstrip()[:1] in "%!" else line for line in cell["source"].splitlines()]
+            try:
+                body += ast.parse("\n".join(lines)).body
+            except SyntaxError as error:
+                raise ValueError(f"{path}: cell {number}, line {error.lineno}: {error.msg}") from None
+    return ast.Module(body, type_ignores=[])
+
+
+# ---- for the notebooks themselves
+
+
+def show_source(thing: Any):
+    """The source of a function, class or module as highlighted static HTML, with where it stands."""
+    from IPython.display import HTML
+    from pygments import highlight
+    from pygments.formatters import HtmlFormatter
+    from pygments.lexers import PythonLexer
+
+    file, line = Path(inspect.getsourcefile(thing)).resolve(), inspect.getsourcelines(thing)[1]
+    place = file.relative_to(PROJECT) if file.is_relative_to(PROJECT) else file.name
+    style = "padding: 0.6em; overflow-x: auto; color: #222"
+    code = highlight(inspect.getsource(thing), PythonLexer(), HtmlFormatter(noclasses=True, cssstyles=style))
+    return HTML(f"<small><code>{place}</code>, line {max(line, 1)}</small>{code}")
+
+
+def stop_with_parent() -> None:
+    """Starts a thread that ends this process, and with it the kernel, once the process that started it is gone.
+
+    Without it a job outlives a killed run and computes beside its successor.
+    """
+    import threading
+    import time
+
+    def watch(parent: int) -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, args=(os.getppid(),), daemon=True).start()

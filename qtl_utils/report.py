@@ -1,0 +1,177 @@
+"""Executed notebooks, tables and figures of one study -> an HTML report that opens without a network."""
+
+import csv
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from qtl_utils.environment import describe
+from qtl_utils.paths import PROJECT, atomic
+
+SOURCES = PROJECT / "report"
+LINK = re.compile(r"(?<!!)\[([^\]]+)\]\((?!https?:|#)([^)\s]+)\)")  # [text](file), not pictures or addresses
+
+
+def build_report(folder: str | Path) -> Path:
+    """Writes manifest.json and report/ into a study's folder; the path of the report's first page.
+
+    Raises FileNotFoundError where a notebook of the study was not executed yet, RuntimeError with Sphinx's
+    message where a page cannot be built.
+    """
+    folder = Path(folder).resolve()
+    study = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+    answer = _read_answer(folder)
+    notebooks = executed_notebooks(folder, study)
+    manifest = write_manifest(folder, notebooks)
+    with tempfile.TemporaryDirectory(prefix="qtl") as scratch, atomic(folder / "report") as part:
+        pages = Path(scratch) / "pages"
+        _lay_out(pages, folder, study, answer, notebooks, manifest)
+        shutil.move(_sphinx(pages, Path(scratch) / "built" / "html"), part)
+    return folder / "report" / "index.html"
+
+
+def source_hashes() -> dict[str, str]:
+    """Hash by file name of what the report's look depends on."""
+    files = [path for path in SOURCES.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    return {path.name: _sha256(path) for path in sorted([*files, Path(__file__)])}
+
+
+# ---- what goes in
+
+
+def executed_notebooks(folder: Path, study: dict[str, Any]) -> list[Path]:
+    """The executed notebooks that belong to `study`, relative to notebooks/, in reading order."""
+    wanted = {(run["dataset"], f"02_train_variant-{name}") for name, run in study["runs"].items()}
+    wanted |= {(dataset, "01_dataset_preparation") for dataset, _ in wanted}
+    missing = [f"{dataset}/{name}" for dataset, name in sorted(wanted)]
+    missing = [name for name in missing if not (folder / "notebooks" / f"{name}.ipynb").is_file()]
+    if missing:
+        raise FileNotFoundError(f"{folder}: {missing[0]} was not executed yet; run the study to its end first")
+    order = {name: number for number, name in enumerate(study["runs"])}
+    found = [folder / "notebooks" / dataset / f"{name}.ipynb" for dataset, name in wanted]
+    found.sort(key=lambda p: (p.parent.name, p.name[:2], order.get(p.stem.partition("-")[2], 0)))
+    alone = sorted((folder / "notebooks").glob("*.ipynb"))
+    return [path.relative_to(folder / "notebooks") for path in (*found, *alone)]
+
+
+def _read_answer(folder: Path) -> dict[str, Any]:
+    path = folder / "tables" / "answer.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; run notebooks/07_results.ipynb, which writes it")
+    answer = json.loads(path.read_text(encoding="utf-8"))
+    for key in ("question", "answer", "main_figure", "main_table"):
+        if key not in answer:
+            raise ValueError(f"{path}: the key '{key}' is missing; 07_results.ipynb writes it")
+    return answer
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def write_manifest(folder: Path, notebooks: list[Path]) -> dict[str, Any]:
+    """Writes manifest.json (machine, versions, commit, table hashes, seconds per notebook) and returns it."""
+    manifest = describe() | {
+        "study": folder.name,
+        "tables": {path.name: _sha256(path) for path in sorted((folder / "tables").glob("*"))},
+        "notebook_seconds": {str(name.with_suffix("")): _seconds(folder, name) for name in notebooks},
+    }
+    with atomic(folder / "manifest.json") as part:
+        part.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    return manifest
+
+
+def _seconds(folder: Path, name: Path) -> float:
+    notebook = json.loads((folder / "notebooks" / name).read_text(encoding="utf-8"))
+    return round(notebook["metadata"].get("papermill", {}).get("duration") or 0.0, 1)
+
+
+# ---- pages
+
+
+def _lay_out(pages: Path, folder: Path, study: dict, answer: dict, notebooks: list[Path], manifest: dict) -> None:
+    """Puts conf.py, the figures, the executed notebooks and a generated index.md into `pages`."""
+    shutil.copytree(SOURCES, pages, ignore=shutil.ignore_patterns("*.j2", "__pycache__"))
+    shutil.copytree(folder / "figures", pages / "figures")
+    entries = []
+    for name in notebooks:
+        page = Path("notebooks") / name.with_suffix("")
+        title = _copy_notebook(folder / "notebooks" / name, pages / f"{page}.ipynb", name, notebooks)
+        seconds = manifest["notebook_seconds"][str(name.with_suffix(""))]
+        entries.append({"name": _label(name), "page": page.as_posix(), "title": title, "seconds": seconds})
+    template = Environment(
+        loader=FileSystemLoader(SOURCES), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    ).get_template("index.md.j2")
+    text = template.render(
+        study=study,
+        answer=answer,
+        notebooks=entries,
+        manifest=manifest,
+        table=_rows(folder / "tables" / answer["main_table"]),
+        study_json=json.dumps(study, indent=2),
+    )
+    (pages / "index.md").write_text(text, encoding="utf-8")
+
+
+def _copy_notebook(source: Path, target: Path, name: Path, notebooks: list[Path]) -> str:
+    """Copies an executed notebook with its links to other notebooks turned to their pages; its title."""
+    notebook = json.loads(source.read_text(encoding="utf-8"))
+    title = _label(name)
+    for cell in reversed(notebook["cells"]):
+        if cell["cell_type"] == "markdown":
+            cell["source"] = LINK.sub(lambda link: _relink(link, name, notebooks), "".join(cell["source"]))
+            heading = re.match(r"# (.+)", cell["source"])
+            title = heading[1] if heading else title
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps(notebook), encoding="utf-8")
+    return title
+
+
+def _relink(link: re.Match, name: Path, notebooks: list[Path]) -> str:
+    """A link to another page of the report, or just its text where the target is no page of it."""
+    text, target = link.groups()
+    topic = Path(target.partition("#")[0]).stem
+    pages = [n for n in notebooks if n.stem == topic or n.stem.startswith(f"{topic}-")]
+    if not pages or not target.endswith(".ipynb"):
+        return text
+    page = min(pages, key=lambda n: n.parent != name.parent)
+    return f"[{text}]({os.path.relpath(page, name.parent).replace(os.sep, '/')})"
+
+
+def _label(name: Path) -> str:
+    """`digits/02_train_variant-heads.ipynb` -> `02 train variant: digits, heads`."""
+    topic, _, run = name.stem.partition("-")
+    where = ", ".join(part for part in (name.parent.name, run) if part)
+    return topic.replace("_", " ") + (f": {where}" if where else "")
+
+
+def _rows(table: Path) -> list[list[str]]:
+    """Header and rows of a CSV file as Markdown cells; numbers with four significant digits."""
+    with table.open(newline="", encoding="utf-8") as lines:
+        return [[_cell(text) for text in row] for row in csv.reader(lines)]
+
+
+def _cell(text: str) -> str:
+    try:
+        return text if text.lstrip("-").isdigit() else f"{float(text):.4g}"
+    except ValueError:
+        return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _sphinx(pages: Path, out: Path) -> Path:
+    """Builds `pages` into `out` (MyST-NB also writes beside it) and returns it."""
+    command = [sys.executable, "-m", "sphinx", "-b", "html", "-W", "--keep-going", "-q", "-E"]
+    command += ["-d", str(pages.parent / "doctrees"), str(pages), str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"the report could not be built:\n{done.stderr.strip()[-3000:]}")
+    return out

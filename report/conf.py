@@ -1,0 +1,33 @@
+# Settings of the report: offline, no execution, every warning an error (the caller passes -W).
+from importlib.util import find_spec
+from pathlib import Path
+
+MATHJAX = Path(find_spec("sphinx-mathjax-offline").origin).parent / "static" / "mathjax" / "tex-svg.js"
+
+project = "Quantum transfer learning study"
+author = ""
+copyright = ""
+extensions = ["myst_nb"]
+exclude_patterns = ["**.ipynb_checkpoints"]
+
+nb_execution_mode = "off"
+nb_merge_streams = True
+myst_enable_extensions = ["amsmath", "dollarmath", "colon_fence"]
+myst_heading_anchors = 3
+
+html_theme = "sphinx_book_theme"
+html_title = project
+html_static_path = [str(MATHJAX), "style.css"]
+html_css_files = ["style.css"]
+html_copy_source = False
+html_show_copyright = False
+html_show_sphinx = False
+html_last_updated_fmt = None
+mathjax_path = "tex-svg.js"
+mathjax_options = {"defer": "defer"}
+html_theme_options = {
+    "navbar_persistent": [],  # the search button of the theme needs a server
+    "use_download_button": False,
+    "use_fullscreen_button": False,
+    "show_toc_level": 2,
+}
