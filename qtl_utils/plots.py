@@ -9,13 +9,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
-import matplotlib.ticker
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from qtl_utils import stats
 from qtl_utils.paths import atomic
@@ -28,6 +29,7 @@ _MARKERS = ["o", "s", "^", "D", "v", "<", "P", "X", ">", "h", "*", "p"]
 LOOKS = dict(zip(VARIANT_ORDER, zip(_COLOURS, _MARKERS, strict=True), strict=True))
 _OWN_MARKERS = ["d", "H", "8", "."]  # a user's own variants: green, told apart by marker
 WIDTH = 9.0  # inches
+_PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.8}  # behind text on lines
 _RC = {
     **sns.axes_style("whitegrid"),
     **sns.plotting_context("paper"),
@@ -75,9 +77,9 @@ def save(figure: Figure, folder: Path, name: str) -> None:
 
 def _grid(n: int, columns: int, height: float, **options) -> tuple[Figure, list[Axes]]:
     """A figure with n axes in rows of `columns`, each row `height` inches; the rest of the last row is empty."""
-    columns = min(n, columns)
+    width, columns = WIDTH / columns, min(n, columns)
     rows = math.ceil(n / columns)
-    figure = Figure(figsize=(WIDTH * max(columns, 1.6) / max(columns, 3), rows * height))
+    figure = Figure(figsize=(max(columns * width, 0.55 * WIDTH), rows * height))
     axes = figure.subplots(rows, columns, squeeze=False, **options).ravel()
     for i in range(n, len(axes)):
         axes[i].remove()
@@ -113,23 +115,25 @@ def _test(metrics: pd.DataFrame) -> pd.DataFrame:
 @_styled
 def factorial(metrics: pd.DataFrame) -> Figure:
     """{frozen, full} x {linear, circuit} per group, last-epoch test accuracy: parallel lines, no interaction."""
-    figure, panels = _by_group(metrics, 3.3)
+    figure, panels = _by_group(metrics, 3.3, sharey=metrics["dataset"].nunique() == 1)
+    heads = {"linear head": (("C", "B"), -0.04, "--"), "quantum circuit": (("A", "A-joint"), 0.04, "-")}
     for part, ax in panels:
         means = stats.summary(part).set_index("variant")
-        for head, cells, shift in (("linear head", ("C", "B"), -0.04), ("circuit", ("A", "A-joint"), 0.04)):
+        for head, (cells, shift, line) in heads.items():
             points = [(x + shift, means.loc[v]) for x, v in enumerate(cells) if v in means.index]
-            ax.plot(*zip(*((x, row["mean"]) for x, row in points), strict=True), color="0.5", lw=1.2)
+            xs, ys = [x for x, _ in points], [row["mean"] for _, row in points]
+            ax.plot(xs, ys, color="0.3", lw=1.2, ls=line, label=head, zorder=1)
             for x, row in points:
-                side = {"ha": "left" if shift > 0 else "right", "va": "center", "textcoords": "offset points"}
                 ax.errorbar(x, row["mean"], _errors(row, "mean"), capsize=3, ms=7, **look(row.name))
-                ax.annotate(row.name, (x, row["mean"]), (math.copysign(8, shift), 0), **side)
-            side = {"ha": "left", "va": "center", "color": look(cells[0])["color"]}
-            ax.plot([], [], label=head, **look(cells[0]))
+                side = {"ha": "left" if shift > 0 else "right", "va": "center", "bbox": _PAPER}
+                offset = (math.copysign(8, shift), 0)
+                ax.annotate(row.name, (x, row["mean"]), offset, textcoords="offset points", **side)
         ax.set_xticks([0, 1], ["frozen backbone", "full training"])
         ax.set_xlim(-0.45, 1.6)
         ax.set_xlabel(_interaction(part))
         ax.grid(visible=False, axis="x")
     panels[0][1].set_ylabel("test accuracy, last epoch")
+    _legend(figure, *panels[0][1].get_legend_handles_labels())
     return figure
 
 
@@ -152,7 +156,7 @@ def accuracy(metrics: pd.DataFrame) -> Figure:
             y, dots = order.index(row["variant"]), _test(part).query("variant == @row.variant")["accuracy"]
             style = look(row["variant"], order)
             jitter = np.linspace(-0.28, 0.28, len(dots)) if len(dots) > 1 else 0
-            ax.scatter(dots, y + jitter, s=7, color=style["color"], alpha=0.45, lw=0)
+            ax.scatter(dots, y + jitter, s=8, color=style["color"], alpha=0.5, lw=0.3, ec="0.2")
             ax.errorbar(row["mean"], y, xerr=_errors(row, "mean"), ecolor="black", capsize=3, ms=7, **style)
         ax.set_xlabel("test accuracy, last epoch")
     return figure
@@ -180,6 +184,9 @@ def differences(comparisons: pd.DataFrame) -> Figure:
             fill = {"mfc": BLUE if row["family"] else "white", "color": BLUE, "marker": "o"}
             ax.errorbar(100 * row["value"], y, xerr=100 * _errors(row, "value"), capsize=3, ms=6, **fill)
         ax.set_xlabel("difference, points of accuracy")
+    kinds = {"pre-specified, Holm-adjusted": BLUE, "other, not tested": "white"}
+    handles = [Line2D([], [], marker="o", color=BLUE, mfc=colour) for colour in kinds.values()]
+    _legend(figure, [*handles, Patch(color=SKY, alpha=0.25)], [*kinds, "within 2 points"])
     return figure
 
 
@@ -203,10 +210,10 @@ def learning_curves(history: pd.DataFrame, metric: str) -> Figure:
             low, middle, high = (seeds.quantile(q) for q in (0.1, 0.5, 0.9))
             ax.plot(middle.index, middle, color=colour, ls=line, label=subset)
             ax.fill_between(middle.index, low, high, color=colour, alpha=0.25, lw=0)
-    axes[0].xaxis.set_major_locator(mpl.ticker.MaxNLocator(5, integer=True))
+    axes[0].xaxis.set_major_locator(MaxNLocator(5, integer=True))
     figure.supxlabel("epoch", fontsize=9)
     figure.supylabel(metric, fontsize=9)
-    _legend(figure, *axes[0].get_legend_handles_labels())
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2, frameon=False)
     return figure
 
 
@@ -224,7 +231,7 @@ def confusion(predictions: pd.DataFrame) -> Figure:
         ax.set(xlabel="", ylabel="")
         ax.set_title(variant, loc="left")
         ax.tick_params(axis="y", rotation=0, left=False, labelleft=i % 4 == 0)
-        ax.tick_params(axis="x", rotation=90 if max(map(len, classes)) > 3 else 0, bottom=False)
+        ax.tick_params(axis="x", rotation=90 if len("".join(classes)) > 16 else 0, bottom=False)
     figure.supxlabel("predicted class", fontsize=9)
     figure.supylabel("true class", fontsize=9)
     return figure
@@ -232,40 +239,84 @@ def confusion(predictions: pd.DataFrame) -> Figure:
 
 def against_parameters(accuracy: pd.DataFrame) -> Figure:
     """Accuracy against trainable parameters (log) from tables.accuracy; equal counts are drawn side by side."""
-    return _against(accuracy, "trainable", "trainable parameters")
+    return _against(accuracy, "trainable", "trainable parameters", step=0.05)
 
 
 def against_seconds(accuracy: pd.DataFrame) -> Figure:
     """Accuracy against the seconds of a run with a single seed (log), from tables.accuracy."""
-    return _against(accuracy, "one_seed_seconds", "seconds, one seed alone")
+    return _against(accuracy, "one_seed_seconds", "seconds of a run with one seed", step=0)
 
 
 @_styled
-def _against(table: pd.DataFrame, x: str, text: str) -> Figure:
+def _against(table: pd.DataFrame, x: str, text: str, step: float) -> Figure:
     table = table[(table["n"] > 0) & table[x].notna()]
     order = in_order(table["variant"])
-    figure, panels = _by_group(table, 3.0)
+    figure, panels = _by_group(table, 3.0, columns=2)
     for part, ax in panels:
-        ax.set_xscale("log")
-        places = _side_by_side(part[x].astype(float))
+        places = _side_by_side(part[x].astype(float), step)
         for (_, row), place in zip(part.iterrows(), places, strict=True):
             style = look(row["variant"], order)
-            ax.errorbar(place, row["accuracy"], _errors(row, "accuracy"), ecolor="0.5", lw=1, ms=7, **style)
+            ax.errorbar(place, row["accuracy"], _errors(row, "accuracy"), ecolor="0.6", lw=1, ms=7, **style)
+        ax.set_xscale("log")
+        if places.max() < 1000 * places.min():
+            ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            ax.xaxis.set_major_formatter("{x:g}")
+        ax.xaxis.set_minor_formatter(NullFormatter())
         ax.set_xlabel(text)
-    panels[0][1].set_ylabel("test accuracy, last epoch")
+    for _, ax in panels[::2]:
+        ax.set_ylabel("test accuracy, last epoch")
     handles = [Line2D([], [], ls="", ms=7, **look(variant, order)) for variant in order]
     _legend(figure, handles, order)
     return figure
 
 
-def _side_by_side(x: pd.Series, step: float = 0.07, near: float = 0.05) -> pd.Series:
-    """`x` with values within `near` decades of each other spread `step` decades apart around their middle."""
+def _side_by_side(x: pd.Series, step: float, near: float = 0.05) -> pd.Series:
+    """`x` with values within `near` decades of the next spread `step` decades apart around their middle."""
     ranked = np.log10(x).sort_values(kind="stable")
-    cluster = (ranked.diff() > near).cumsum()
-    within = ranked.groupby(cluster)
+    within = ranked.groupby((ranked.diff() > near).cumsum())
     spread = (within.cumcount() - (within.transform("size") - 1) / 2) * step
-    return (10 ** (within.transform("mean") + spread)).where(within.transform("size") > 1, x).reindex(x.index)
+    middle = within.transform("mean") if step else ranked
+    return (10 ** (middle + spread)).reindex(x.index)
+
+
+@_styled
+def samples(dataset, per_class: int = 6) -> Figure:
+    """The first images of every class of a `data.Dataset`, a row per class; or its points, coloured by class."""
+    if dataset.load is None:
+        figure = Figure(figsize=(WIDTH / 2, WIDTH / 2.4))
+        ax = figure.subplots()
+        for label, (name, colour) in enumerate(zip(dataset.classes, _COLOURS[2:], strict=False)):
+            ax.scatter(*dataset.points[dataset.labels == label, :2].T, s=4, color=colour, label=name)
+        ax.legend(markerscale=3, frameon=True)
+        return figure
+    n_classes = len(dataset.classes)
+    figure = Figure(figsize=(1.1 * per_class + 0.8, 1.15 * n_classes))
+    rows = figure.subplots(n_classes, per_class, squeeze=False)
+    for label, row in enumerate(rows):
+        index = np.flatnonzero(dataset.labels == label)[:per_class]
+        for ax, i in zip(row, [*index, *[None] * per_class], strict=False):
+            ax.set(xticks=[], yticks=[])
+            ax.grid(False)
+            ax.axis("on" if i is not None else "off")
+            if i is not None:
+                ax.imshow(dataset.load(i), aspect="equal")
+        row[0].set_ylabel(dataset.classes[label])
+    return figure
+
+
+@_styled
+def image_sizes(dataset) -> Figure:
+    """Width against height, in pixels, of the images of a `data.Dataset` as they are stored."""
+    figure = Figure(figsize=(WIDTH / 2, WIDTH / 2.6))
+    ax = figure.subplots()
+    for label, (name, colour) in enumerate(zip(dataset.classes, [BLUE, ORANGE, GREEN, PURPLE, SKY] * 20, strict=False)):
+        ax.scatter(*dataset.sizes[dataset.labels == label].T, s=12, color=colour, alpha=0.5, label=name)
+    ax.set(xlabel="width, pixels", ylabel="height, pixels")
+    ax.legend(frameon=True)
+    return figure
 
 
 def _legend(figure: Figure, handles: Sequence, names: Sequence[str]) -> None:
-    figure.legend(handles, names, loc="outside lower center", ncols=min(6, len(names)), frameon=False)
+    """A legend below the panels in as many columns as the figure's width holds."""
+    fits = int(figure.get_figwidth() / (0.6 + 0.08 * max(map(len, names))))  # inches per handle and letter
+    figure.legend(handles, names, loc="outside lower center", ncols=min(max(fits, 1), len(names)), frameon=False)
