@@ -77,36 +77,39 @@ def open_dataset(folder: Path, config: DataConfig) -> tuple[Dataset, Splits]:
     return data, splits
 
 
-def open_backbone(config: BackboneConfig, image_size: int, folder: Path, *, frozen: bool = True) -> Backbone:
+def open_backbone(config: BackboneConfig, image_size: int, folder: Path, device="cpu") -> Backbone:
     """The backbone with its initial weights; source-trained ones are kept in `folder` and trained once."""
     if config.init != "source":
         return backbones.load_backbone(
-            config.model, image_size, config.init, weights=config.weights, seed=config.seed, frozen=frozen
-        )
+            config.model, image_size, config.init, weights=config.weights, seed=config.seed
+        ).to(device)
     code = Path(backbones.__file__).read_text(encoding="utf-8") + torch.__version__
     key = hashlib.sha256(f"{config.model_dump_json()}{image_size}{code}".encode()).hexdigest()[:16]
     file = Path(folder) / f"backbone-{config.model}-{key}.safetensors"
     if not file.is_file():
-        state = train_source(config, image_size)
+        state = train_source(config, image_size, device)
         with atomic(file) as part:
             safetensors.torch.save_file(state, part)
-    return backbones.load_backbone(config.model, image_size, "file", weights=str(file), frozen=frozen)
+    return backbones.load_backbone(config.model, image_size, "file", weights=str(file)).to(device)
 
 
-def train_source(config: BackboneConfig, image_size: int, batch_size: int = 32) -> dict[str, torch.Tensor]:
+def train_source(
+    config: BackboneConfig, image_size: int, device="cpu", batch_size: int = 32
+) -> dict[str, torch.Tensor]:
     """The weights of a backbone trained from scratch on all images of the source classes, with a linear head."""
     data = load_dataset(config.source_dataset, cache_dir=PROJECT / "data")
-    pixels, labels = torch.from_numpy(load_pixels(data, image_size)), torch.from_numpy(data.labels)
+    pixels = torch.from_numpy(load_pixels(data, image_size)).to(device)
+    labels = torch.from_numpy(data.labels).to(device)
     backbone = backbones.load_backbone(config.model, image_size, "random", seed=config.seed, frozen=False)
     head = make_head("C", HeadSettings(backbone.n_features, len(data.classes)), config.seed)
-    model, settings = Network(backbone, head), TrainConfig(batch_size=batch_size)
+    model, settings = Network(backbone, head).to(device), TrainConfig(batch_size=batch_size)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.source_lr)
     for order in random_orders(np.arange(len(data)), config.seed, config.source_epochs):
         train_epoch(model, optimizer, pixels, labels, order, settings)
-    return {name: value.contiguous() for name, value in backbone.network.state_dict().items()}
+    return {name: value.cpu().contiguous() for name, value in backbone.network.state_dict().items()}
 
 
-def open_inputs(folder: Path, data_config: DataConfig, backbone_config: BackboneConfig) -> Inputs:
+def open_inputs(folder: Path, data_config: DataConfig, backbone_config: BackboneConfig, device: str = "cpu") -> Inputs:
     """Data, splits, pixels and features of one data set and one backbone; what is in `folder` is not made again."""
     data, splits = open_dataset(folder, data_config)
     if backbone_config.model == NO_BACKBONE:
@@ -117,9 +120,9 @@ def open_inputs(folder: Path, data_config: DataConfig, backbone_config: Backbone
     if data.points is not None:
         raise ValueError(f"data set '{data.name}' has points, not images; use a backbone with model: none")
     pixels = load_pixels(data, data_config.image_size)
-    backbone = open_backbone(backbone_config, data_config.image_size, folder)
+    backbone = open_backbone(backbone_config, data_config.image_size, folder, find_device(device))
     features, _ = backbones.cached_features(backbone, pixels, folder)
-    state = backbone.network.state_dict()
+    state = backbone.network.cpu().state_dict()
     return Inputs(data, splits, pixels, features, backbone_config, state, data_config.image_size)
 
 
