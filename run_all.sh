@@ -66,7 +66,7 @@ FETCH
 }
 
 pip_install() { # bytecode is compiled even where the environment switches that off: kernels start faster
-  env -u PYTHONDONTWRITEBYTECODE -u PYTHONPATH "$HERE/.venv/bin/python" -m pip install -q --no-deps "$@"
+  env -u PYTHONDONTWRITEBYTECODE -u PYTHONPATH "$HERE/.venv/bin/python" -m pip install -qq --no-deps "$@"
 }
 
 install_cpu_torch() { # the CPU builds of the locked torch and torchvision, and the lock without CUDA's packages
