@@ -1,4 +1,4 @@
-"""Tidy results -> figures. Each function returns a matplotlib Figure; `save` writes it as PNG and SVG.
+"""Tidy results -> figures. Each function returns a matplotlib Figure, or None where there is nothing to draw.
 
 Colours are those of Okabe & Ito (2008), told apart by colour-blind readers; markers differ as well, for print.
 """
@@ -20,7 +20,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from qtl_utils import stats
 from qtl_utils.paths import atomic
-from qtl_utils.runs import VARIANT_ORDER, groups, in_order
+from qtl_utils.runs import VARIANT_ORDER, groups, in_order, title
 
 BLACK, ORANGE, SKY, GREEN, YELLOW = "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442"
 BLUE, VERMILION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#999999"
@@ -41,9 +41,11 @@ _RC = {
 }
 
 
-def _styled(make: Callable[..., Figure]) -> Callable[..., Figure]:
+def _styled(make: Callable[..., Figure]) -> Callable[..., Figure | None]:
     @functools.wraps(make)
     def styled(*args, **options):
+        if isinstance(args[0], pd.DataFrame) and args[0].empty:
+            return None
         with mpl.rc_context(_RC):
             return make(*args, **options)
 
@@ -62,13 +64,13 @@ def look(variant: str, own: Sequence[str] = ()) -> dict[str, str]:
 
 def label(key: Sequence[str]) -> str:
     """The panel title of one group: data set and backbone, then settings and protocol."""
-    dataset, backbone, settings, protocol = key
-    first = dataset if backbone == "none" else f"{dataset}, {backbone}"
-    return f"{first}\n{settings} settings, {protocol.replace('_', ' ')}"
+    return title(key).replace(" (", "\n").removesuffix(")")
 
 
-def save(figure: Figure, folder: Path, name: str) -> None:
-    """Writes `folder`/NAME.png (150 dpi) and NAME.svg; the same figure gives the same bytes."""
+def save(figure: Figure | None, folder: Path, name: str) -> None:
+    """Writes `folder`/NAME.png (150 dpi) and NAME.svg; the same figure gives the same bytes, None nothing."""
+    if figure is None:
+        return
     with mpl.rc_context({"svg.hashsalt": "qtl", "svg.fonttype": "none"}):
         for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None, "Creator": None})):
             with atomic(folder / f"{name}{suffix}") as part:

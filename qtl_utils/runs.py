@@ -11,6 +11,7 @@ import pandas as pd
 from qtl_utils.paths import atomic
 
 GROUP = ["dataset", "backbone", "settings", "protocol"]  # what is never mixed in a table, a test or a panel
+NO_BACKBONE = "none"  # 2-D data sets are fed to the head as they are
 KEYS = ["study", "dataset", "backbone", "variant", "run", "settings", "protocol", "seed", "split"]
 _RUN_KEYS = KEYS[:-2]
 VALUES = ["loss", "accuracy", "balanced_accuracy", "ece"]
@@ -148,6 +149,18 @@ def _refuse_repeats(metrics: pd.DataFrame) -> None:
         f"seed {first['seed']}, split {first['split']} of {' / '.join(first[GROUP])}: "
         "give one of them a settings name of its own."
     )
+
+
+def no_runs() -> dict[str, pd.DataFrame]:
+    """The tables of a study in which nothing has run yet: right columns, no rows."""
+    return {kind: tidy(pd.DataFrame(columns=columns), kind) for kind, columns in COLUMNS.items()}
+
+
+def title(key: Iterable[str]) -> str:
+    """One group in words."""
+    dataset, backbone, settings, protocol = key
+    where = dataset if backbone == NO_BACKBONE else f"{dataset}, {backbone}"
+    return f"{where} ({settings} settings, {protocol.replace('_', ' ')})"
 
 
 def groups(frame: pd.DataFrame) -> list[tuple[tuple[str, ...], pd.DataFrame]]:

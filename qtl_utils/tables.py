@@ -9,10 +9,10 @@ from pandas.io.formats.style import Styler
 
 from qtl_utils import stats
 from qtl_utils.paths import atomic
-from qtl_utils.runs import COUNTS, GROUP, LEARNING_RATES, groups, in_order, write_csv
+from qtl_utils.runs import COUNTS, GROUP, LEARNING_RATES, NO_BACKBONE, groups, in_order, title, write_csv
 
+HEADLINE = [*GROUP, "variant", "accuracy", "sd", "low", "high", "n", "n_splits", "trainable"]
 Tables = dict[str, pd.DataFrame]  # as runs.read_runs returns them
-NO_BACKBONE = "none"  # 2-D data sets are fed to the head as they are
 
 
 def accuracy(tables: Tables) -> pd.DataFrame:
@@ -100,11 +100,27 @@ def tuning(tables: Tables) -> pd.DataFrame:
 
 def every(tables: Tables) -> dict[str, pd.DataFrame]:
     """All tables by file name; 2-D data sets in one of their own, empty tables left out."""
+    if tables["metrics"].empty:
+        return {}
     rows = accuracy(tables)
     flat = rows["backbone"] == NO_BACKBONE
     found = {"accuracy": rows[~flat], "accuracy_2d": rows[flat], "comparisons": comparisons(tables)}
     found |= {"factorial": factorial(tables), "collapsed": collapsed(tables), "tuning": tuning(tables)}
+    found["headline"] = rows.loc[rows["n"] > 0, HEADLINE]
     return {name: frame.reset_index(drop=True) for name, frame in found.items() if len(frame)}
+
+
+def answer(comparisons: pd.DataFrame) -> list[str]:
+    """The study's answer in sentences: how the pre-specified tests ended, then the first one of each group."""
+    family = comparisons[comparisons["family"]]
+    n = family["verdict"].value_counts()
+    ended = [n.get(verdict, 0) for verdict in ("higher", "lower", "equivalent", "open")]
+    text = "Of {} pre-specified comparisons of A on last-epoch test accuracy, A is higher in {}, lower in {}, "
+    text += "equivalent within 2 points in {}, not distinguishable in {}; {} could not be tested."
+    lines = [text.format(len(family), *ended, len(family) - sum(ended))]
+    for key, part in groups(family[family["verdict"] != "not run"]):
+        lines.append(f"{title(key)}: {part['sentence'].iloc[0]}")
+    return lines
 
 
 def save(frames: dict[str, pd.DataFrame], folder: Path) -> None:

@@ -8,7 +8,7 @@ Tolerances, by column:
 - loss: within 0.1, or a fifth of the reference; ece and sd: within 0.03.
 - collapsed seeds: within 2, or a tenth of n.
 - intervals' ends, p values, the words that follow from them, which learning rates won, times, memory and
-  collapsed.csv (it repeats accuracy.csv): not compared.
+  collapsed.csv and headline.csv (they repeat accuracy.csv): not compared.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from qtl_utils.runs import GROUP, LEARNING_RATES
 
 IGNORED = {"low", "high", "wilson_low", "wilson_high", "p", "p_holm", "p_equivalent", "verdict", "sentence"}
 IGNORED |= {"chosen", "best_sd"}
-IGNORED_TABLES = {"collapsed"}
+IGNORED_TABLES = {"collapsed", "headline"}
 KEYS = [*GROUP, "variant", "a", "b", "effect", "metric", *LEARNING_RATES]
 ACCURACIES = {"accuracy", "best_accuracy", "balanced_accuracy", "validation_accuracy"}
 LOSSES = {"loss", "validation_loss"}

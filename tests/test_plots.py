@@ -40,20 +40,22 @@ def one(study):
 def figure(request, study, one):
     name = request.param
     if name in ONE:
-        return ONE[name](one)
+        drawn = ONE[name](one)
+        drawn.draw_without_rendering()
+        return drawn
     read = one if name.startswith("one ") else study
-    return DRAW[name.removeprefix("one ")](read, tables.accuracy(read), tables.comparisons(read))
+    drawn = DRAW[name.removeprefix("one ")](read, tables.accuracy(read), tables.comparisons(read))
+    drawn.draw_without_rendering()
+    return drawn
 
 
 def test_everything_lies_inside_the_figure(figure):
-    figure.draw_without_rendering()
     box = figure.get_tightbbox().transformed(figure.dpi_scale_trans)
     assert box.x0 >= -1 and box.y0 >= -1
     assert box.x1 <= figure.bbox.x1 + 1 and box.y1 <= figure.bbox.y1 + 1
 
 
 def test_tick_labels_do_not_overlap(figure):
-    figure.draw_without_rendering()
     for ax in figure.axes:
         for axis in (ax.xaxis, ax.yaxis):
             boxes = [text.get_window_extent() for text in axis.get_ticklabels() if text.get_text()]
@@ -140,6 +142,12 @@ def test_only_equal_parameter_counts_are_moved(one):
     assert moved["C"] == pytest.approx(1026) and moved["C-wide"] == pytest.approx(263_682)
     assert moved.is_unique and (np.abs(np.log10(moved / x)) < 0.2).all()
     assert plots._side_by_side(x, 0).to_numpy() == pytest.approx(x.to_numpy())
+
+
+def test_nothing_to_draw_is_no_figure_and_no_file(tmp_path):
+    figure = plots.factorial(runs.no_runs()["metrics"])
+    plots.save(figure, tmp_path, "factorial")
+    assert figure is None and not list(tmp_path.iterdir())
 
 
 def test_figures_leave_no_open_window(one):

@@ -95,12 +95,24 @@ def test_seeds_of_one_variant_may_come_from_several_runs(study):
     assert row(found, variant="A")["all_seeds_seconds"] == 80
 
 
+def test_the_answer_counts_how_the_tests_ended_and_names_every_group(every):
+    lines = tables.answer(every["comparisons"])
+    assert lines[0].startswith("Of 24 pre-specified comparisons of A")
+    assert len(lines) == 1 + 6
+    assert lines[1].startswith("ants_bees, resnet18-source (2019 settings, as published): A minus C is ")
+    assert lines[-1].startswith("spirals (2019 settings, fixed): A minus C-matched is ")
+
+
+def test_nothing_run_yet_gives_no_tables():
+    assert tables.every(runs.no_runs()) == {}
+
+
 def test_saved_tables_are_the_same_bytes_each_time(every, tmp_path):
     for name in ("one", "two"):
         tables.save(every, tmp_path / name)
     for path in (tmp_path / "one").iterdir():
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
-    assert len(list((tmp_path / "one").iterdir())) == 6
+    assert len(list((tmp_path / "one").iterdir())) == 7
 
 
 @pytest.mark.parametrize("name", ["accuracy", "accuracy_2d", "comparisons", "factorial", "collapsed", "tuning"])
