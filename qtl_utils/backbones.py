@@ -148,10 +148,8 @@ def load_state(network: nn.Module, state: dict[str, torch.Tensor], classifier: s
 def imagenet_state(
     model: str, base_url: str | None = None, folder: str | Path | None = None
 ) -> dict[str, torch.Tensor]:
-    """torchvision's first ImageNet weights (IMAGENET1K_V1) of `model`, downloaded once, checked against their hash."""
-    if model == "tiny_vit":
-        raise ValueError("tiny_vit has no ImageNet weights; use init: source, random or file")
-    url = torchvision.models.get_model_weights(model).IMAGENET1K_V1.url
+    """The ImageNet weights of `model`, downloaded once and checked against the hash in their name."""
+    url = imagenet_url(model)
     base, filename = url.rsplit("/", 1)
     folder = Path(folder or Path(torch.hub.get_dir()) / "checkpoints")
     by_hand = f"download {url} by hand into {folder}, or give a file with init: file and weights: FILE"
