@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import hashlib
+import inspect
 import io
 import json
 import logging
@@ -15,8 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from qtl_utils import paths
-from qtl_utils.config import StudyConfig, StudyError, check_names, find_study, load_study, parse_overrides
-from qtl_utils.environment import available_cores
+from qtl_utils.config import StudyConfig, StudyError, check_names, find_study, load_study, parse_overrides, unknown_name
+from qtl_utils.environment import available_cores, find_device
 
 USER_ERROR, FAILED, BUSY = 2, 1, 75
 
@@ -108,6 +109,25 @@ def _check(study: StudyConfig, file: Path, seal: Path) -> None:
     if seal.is_file() and seal.read_text() == _state(study):
         return
     check_names(study, file, _registries())
+    _check_options(study, file)
+    for name, settings in study.runs.items():
+        try:
+            find_device(settings.device)
+        except ValueError as error:
+            raise StudyError(f"{file}: runs.{name}.{error}") from None
+
+
+def _check_options(study: StudyConfig, file: Path) -> None:
+    """Raises StudyError where a data set is given something that it does not take."""
+    from qtl_utils.data import DATASETS
+
+    for name, settings in study.datasets.items():
+        known = inspect.signature(DATASETS[settings.dataset]).parameters
+        if settings.data_dir is not None and "data_dir" not in known:
+            raise StudyError(f"{file}: datasets.{name}.data_dir: '{settings.dataset}' reads no folder; leave it out")
+        for option in settings.options:
+            if option not in known:
+                raise StudyError(f"{file}: datasets.{name}.options.{option}: {unknown_name('option', option, known)}")
 
 
 def _state(study: StudyConfig) -> str:

@@ -7,19 +7,37 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from qtl_utils.paths import PROJECT, user_path
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Rate = Annotated[float, Field(gt=0, le=10)]
-Share = Annotated[int, Field(gt=0)] | Annotated[float, Field(gt=0, lt=1)]
+
+
+def _share(value: Any) -> Any:
+    if isinstance(value, int | float) and (0 < value < 1 or (isinstance(value, int) and value > 0)):
+        return value
+    raise ValueError("expected a fraction such as 0.6 or a count of images such as 60")
+
+
+Share = Annotated[int | float, BeforeValidator(_share)]
 
 
 class Section(BaseModel):
     """A part of a study file: unknown keys and values of another type are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_keys(cls, values: Any) -> Any:
+        for key, value in values.items() if isinstance(values, dict) else ():
+            if key not in cls.model_fields:
+                raise ValueError(f"{key}: {unknown_name('key', str(key), cls.model_fields)}")
+            if isinstance(value, bool):  # pydantic would read 'yes' as the number 1
+                raise ValueError(f"{key}: expected a number or text, got {json.dumps(value)}")
+        return values
 
 
 class DataConfig(Section):
@@ -63,6 +81,8 @@ class BackboneConfig(Section):
     def _check(self):
         if self.init == "file" and self.weights is None:
             raise ValueError("weights: init 'file' needs a .safetensors or .pth file; set weights: FILE")
+        if self.init != "file" and self.weights is not None:
+            raise ValueError(f"weights: init '{self.init}' reads no file; set init: file, or leave weights out")
         if self.weights is not None and not user_path(self.weights).is_file():
             raise ValueError(f"weights: there is no file '{self.weights}'; give a .safetensors or .pth file")
         return self
@@ -86,7 +106,7 @@ class LrGrid(Section):
     def _check(self):
         if len(self.classical) != len(self.quantum):
             raise ValueError(
-                f"lr_grid: {len(self.classical)} classical and {len(self.quantum)} quantum candidates; "
+                f"{len(self.classical)} classical and {len(self.quantum)} quantum candidates; "
                 "give both lists the same length, so that every variant has the same tuning budget"
             )
         return self
@@ -113,7 +133,7 @@ class TrainConfig(Section):
     lr_backbone: Rate = 4e-4
     lr_step: int = Field(10, ge=1)  # epochs between two decays
     lr_gamma: float = Field(0.1, gt=0, le=1)
-    settings: str = "2019"  # what results trained with the rates above are called
+    settings: str = Field("2019", min_length=1)  # what results trained with the rates above are called
     lr_grid: LrGrid = LrGrid()
     start: Literal["default", "published-2d"] = "default"  # initial weights and data order
     dtype: Literal["float32", "float64"] = "float32"
@@ -146,6 +166,12 @@ class StudyConfig(Section):
 
     @model_validator(mode="after")
     def _check(self):
+        if self.name in ("reference", "interactive"):
+            raise ValueError(f"name: results/{self.name}/ has another use; choose another name")
+        for kind in ("datasets", "backbones", "runs"):
+            names = [name.lower() for name in getattr(self, kind)]
+            if len(set(names)) < len(names):
+                raise ValueError(f"{kind}: two names differ in upper and lower case only; some disks mix them up")
         for run, settings in self.runs.items():
             for kind, known in (("dataset", self.datasets), ("backbone", self.backbones)):
                 name = getattr(settings, kind)
@@ -187,10 +213,11 @@ class StudyConfig(Section):
 
 
 def unknown_name(kind: str, name: str, known: Collection[str]) -> str:
-    """A sentence that says `name` is no `kind`, what is, and what may have been meant."""
+    """A sentence that says `name` is no `kind`, and what may have been meant or what there is."""
     close = difflib.get_close_matches(name, known, n=1)
+    listed = f"; known: {', '.join(sorted(known))}" if not close or len(known) <= 15 else ""
     hint = f"; did you mean '{close[0]}'?" if close else ""
-    return f"unknown {kind} '{name}'; known: {', '.join(sorted(known))}{hint}"
+    return f"unknown {kind} '{name}'{listed}{hint}"
 
 
 class StudyError(ValueError):
@@ -204,23 +231,47 @@ def load_study(file: str | Path, overrides: Mapping[str, Any] | None = None) -> 
     Raises StudyError naming file and key.
     """
     path = find_study(file)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise StudyError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise StudyError(f"{path}: expected keys such as name, datasets, backbones and runs; see studies/smoke.yaml")
-    content = {"name": path.stem} | content
-    defaults = content.pop("defaults", {}) or {}
-    if isinstance(content.get("runs"), dict) and isinstance(defaults, dict):
+    content = _read(path)
+    defaults = _section(content.pop("defaults", {}), "defaults", path)
+    for key in defaults:
+        if key not in RunConfig.model_fields:
+            raise StudyError(f"{path}: defaults.{key}: {unknown_name('key', str(key), RunConfig.model_fields)}")
+    if isinstance(content.get("runs"), dict):
         runs = content["runs"].items()
-        content["runs"] = {k: defaults | v if isinstance(v, dict) else v for k, v in runs}
+        content["runs"] = {name: defaults | _section(run, f"runs.{name}", path) for name, run in runs}
     for key, value in (overrides or {}).items():
         _override(content, key, value, path)
     try:
         return StudyConfig.model_validate(content, strict=False)
     except ValidationError as error:
         raise StudyError(f"{path}: {_first_error(error)}") from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise StudyError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise StudyError(f"{path}: expected keys such as datasets, backbones and runs; see studies/smoke.yaml")
+    return {"name": path.stem} | content
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key that is given twice is an error."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if isinstance(key, str) and keys.count(key) > 1:
+                raise yaml.YAMLError(f"line {node.start_mark.line + 1}: the key '{key}' is given twice")
+        return super().construct_mapping(node, deep)
+
+
+def _section(value: Any, key: str, path: Path) -> dict[str, Any]:
+    if value is None or isinstance(value, dict):
+        return value or {}
+    raise StudyError(f"{path}: {key}: expected keys with values, got {json.dumps(value, default=str)}")
 
 
 def find_study(file: str | Path) -> Path:
@@ -230,7 +281,7 @@ def find_study(file: str | Path) -> Path:
         return known[str(file)]
     path = user_path(file)
     if not path.is_file():
-        raise StudyError(f"there is no study file '{file}'; give a .yaml file or one of the names {', '.join(known)}")
+        raise StudyError(f"{unknown_name('study', str(file), known)}; or give the path of a .yaml file")
     return path
 
 
@@ -241,7 +292,10 @@ def parse_overrides(pairs: list[str]) -> dict[str, Any]:
         key, equals, value = pair.partition("=")
         if not equals or not key:
             raise StudyError(f"--set {pair}: expected key=value, for example --set seeds=5")
-        overrides[key] = yaml.safe_load(value)
+        try:
+            overrides[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise StudyError(f"--set {pair}: the value is not readable as YAML; quote it") from None
     return overrides
 
 
@@ -265,20 +319,40 @@ def _override(content: dict, key: str, value: Any, path: Path) -> None:
                 entry[key] = value
 
 
+EXPECTED = {  # by the start of pydantic's name of the error
+    "missing": "this key is needed and missing",
+    "int_": "expected a whole number",
+    "float_": "expected a number",
+    "finite_number": "expected a number",
+    "string_too_short": "expected some text",
+    "string_pattern": "expected letters, digits, '.', '_' or '-', beginning with a letter or digit",
+    "string_": "expected text",
+    "list_": "expected a list such as [A, C]",
+    "dict_": "expected keys with values",
+    "model_": "expected keys with values",
+    "too_short": "expected at least one entry",
+    "greater_than_equal": "expected at least {ge:g}",
+    "greater_than": "expected more than {gt:g}",
+    "less_than_equal": "expected at most {le:g}",
+    "less_than": "expected less than {lt:g}",
+    "literal_error": "expected {expected}",
+}
+
+
 def _first_error(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
-    key = ".".join(str(part) for part in first["loc"] if part not in ("[key]", "constrained-int", "float"))
+    key = ".".join(str(part) for part in first["loc"] if part != "[key]")
     message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "extra_forbidden":
-        model = {"datasets": DataConfig, "backbones": BackboneConfig, "runs": RunConfig}.get(first["loc"][0])
-        fields = (StudyConfig if len(first["loc"]) == 1 else model or StudyConfig).model_fields
-        return f"{key}: {unknown_name('key', str(first['loc'][-1]), fields)}"
+    if first["type"] == "value_error":
+        field, colon, _ = message.partition(": ")
+        below = bool(colon) and " " not in field  # 'variants: ...' of the section 'runs.heads'
+        return f"{key}{'.' if key and below else ': ' if key else ''}{message}"
+    expected = next((text for kind, text in EXPECTED.items() if first["type"].startswith(kind)), message)
+    expected = expected.format(**first.get("ctx", {}))
     if first["type"] == "missing":
-        return f"{key}: this key is needed and missing"
-    if first["type"].startswith("value_error"):
-        return f"{key}: {message}" if key else message
+        return f"{key}: {expected}"
     given = json.dumps(first["input"], default=str)
-    return f"{key}: {message[0].lower()}{message[1:]}, got {given if len(given) < 80 else given[:77] + '...'}"
+    return f"{key}: {expected}, got {given if len(given) < 80 else given[:77] + '...'}"
 
 
 def check_names(study: StudyConfig, file: str | Path, registries: Mapping[str, Collection[str]]) -> None:
