@@ -145,6 +145,13 @@ def load_state(network: nn.Module, state: dict[str, torch.Tensor], classifier: s
     network.load_state_dict(state, strict=False)
 
 
+def imagenet_url(model: str) -> str:
+    """Where torchvision keeps its first ImageNet weights (IMAGENET1K_V1) of `model`."""
+    if model == "tiny_vit":
+        raise ValueError("tiny_vit has no ImageNet weights; use init: source, random or file")
+    return torchvision.models.get_model_weights(model).IMAGENET1K_V1.url
+
+
 def imagenet_state(
     model: str, base_url: str | None = None, folder: str | Path | None = None
 ) -> dict[str, torch.Tensor]:
