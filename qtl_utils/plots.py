@@ -4,16 +4,17 @@ Colours are those of Okabe & Ito (2008), told apart by colour-blind readers; mar
 """
 
 import functools
+import io
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
+import matplotlib.figure
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
@@ -39,6 +40,15 @@ _RC = {
     "axes.titlesize": 9,
     "figure.constrained_layout.use": True,
 }
+
+
+class Figure(mpl.figure.Figure):
+    """A matplotlib figure that a notebook shows wherever it is displayed, without pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        png = io.BytesIO()
+        self.savefig(png, format="png", dpi=100, metadata={"Software": None})
+        return png.getvalue()
 
 
 def _styled(make: Callable[..., Figure]) -> Callable[..., Figure | None]:

@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import synthetic
+from IPython.core.formatters import DisplayFormatter
 from matplotlib.collections import PathCollection
 
 from qtl_utils import plots, runs, stats, tables
@@ -142,6 +143,11 @@ def test_only_equal_parameter_counts_are_moved(one):
     assert moved["C"] == pytest.approx(1026) and moved["C-wide"] == pytest.approx(263_682)
     assert moved.is_unique and (np.abs(np.log10(moved / x)) < 0.2).all()
     assert plots._side_by_side(x, 0).to_numpy() == pytest.approx(x.to_numpy())
+
+
+def test_a_notebook_shows_a_figure_as_a_picture(one):
+    formatted, _ = DisplayFormatter().format(plots.accuracy(one["metrics"]))
+    assert formatted["image/png"].startswith(b"\x89PNG")
 
 
 def test_nothing_to_draw_is_no_figure_and_no_file(tmp_path):
