@@ -100,29 +100,36 @@ def fit_heads(
     features: (N, F), or (n_splits, N, F) where they are scaled per split. Every replica has its own initial weights,
     data order and learning rates, and ends as it would alone. Epoch selection as `selection_subset` says.
     """
-    groups = _groups(build(replicas[0].seed), len(replicas), config)
+    groups = _groups(build(replicas[0].seed), splits, replicas, config)
     parts = [
-        _fit_group(build, features, labels, splits, group, config, orders, f"{label} {i + 1}/{len(groups)}")
-        for i, group in enumerate(np.array_split(np.array(replicas, dtype=object), len(groups)))
+        _fit_group(build, features, labels, splits, [replicas[i] for i in group], config, orders, label)
+        for group in groups
     ]
-    return join_fits(parts)
+    return join_fits(parts, np.argsort(np.concatenate(groups)))
 
 
-def _groups(module: nn.Module, n: int, config: TrainConfig) -> range:
+def _groups(module: nn.Module, splits: Splits, replicas: Sequence[Replica], config: TrainConfig) -> list[np.ndarray]:
+    """Positions of the replicas trained together: as many as memory takes, all with the same number of batches."""
     by_memory = MAX_PARAMETERS // max(1, sum(p.numel() for p in module.parameters()))
     by_circuit = MAX_AMPLITUDES // (config.batch_size * 2**config.n_qubits)
-    return range(math.ceil(n / max(1, min(n, by_memory, by_circuit))))
+    most = max(1, min(by_memory, by_circuit))
+    sizes = np.array([len(splits.indices(r.split, "train")) for r in replicas])
+    steps = -(-sizes // config.batch_size)
+    alike = [np.flatnonzero(steps == n) for n in np.unique(steps)]
+    return [part for group in alike for part in np.array_split(group, math.ceil(len(group) / most))]
 
 
-def join_fits(fits: Sequence[Fit]) -> Fit:
-    """Several fits of the same model as one."""
+def join_fits(fits: Sequence[Fit], order: np.ndarray | None = None) -> Fit:
+    """Several fits of the same model as one; `order` rearranges the replicas."""
+    replicas = [r for fit in fits for r in fit.replicas]
+    order = np.arange(len(replicas)) if order is None else order
     return Fit(
-        replicas=tuple(r for fit in fits for r in fit.replicas),
-        history=np.concatenate([fit.history for fit in fits]),
-        best_epoch=np.concatenate([fit.best_epoch for fit in fits]),
-        logits={kind: np.concatenate([fit.logits[kind] for fit in fits]) for kind in ("best", "last")},
-        weights={name: torch.cat([fit.weights[name] for fit in fits]) for name in fits[0].weights},
-        seconds=np.concatenate([fit.seconds for fit in fits]),
+        replicas=tuple(replicas[i] for i in order),
+        history=np.concatenate([fit.history for fit in fits])[order],
+        best_epoch=np.concatenate([fit.best_epoch for fit in fits])[order],
+        logits={kind: np.concatenate([fit.logits[kind] for fit in fits])[order] for kind in ("best", "last")},
+        weights={name: torch.cat([fit.weights[name] for fit in fits])[order] for name in fits[0].weights},
+        seconds=np.concatenate([fit.seconds for fit in fits])[order],
     )
 
 
@@ -147,10 +154,10 @@ def _fit_group(build, features, labels, splits, replicas, config, orders, label)
     for epoch in progress(range(config.epochs), label):
         rows = [batches_of(o[epoch], config.batch_size) for o in order]
         sums = torch.zeros(len(replicas), 3, device=device, dtype=torch.float64)
-        for index in stack_batches(rows, device):  # (R, B)
+        for index in torch.as_tensor(np.stack(rows, axis=1), device=device):  # (R, B)
             logits = model(samples(index))
             loss, counts = masked_loss(logits, labels, index)
-            total = loss if config.reduction == "sum" else loss / counts.clamp(min=1)
+            total = loss if config.reduction == "sum" else loss / counts
             gradients = torch.autograd.grad(total.sum(), model.trainable)
             step(gradients, config.lr_gamma ** (epoch // config.lr_step))
             sums += torch.stack([loss.detach().double(), hits(logits, labels, index), counts.double()], dim=1)
@@ -218,13 +225,6 @@ def stack_indices(indices: Sequence[np.ndarray], device) -> torch.Tensor:
     longest = max(map(len, indices))
     rows = [np.pad(i, (0, longest - len(i)), constant_values=-1) for i in indices]
     return torch.as_tensor(np.stack(rows), device=device)
-
-
-def stack_batches(rows: Sequence[np.ndarray], device) -> torch.Tensor:
-    """Batches (steps, B) of every replica -> (steps, R, B), filled up with -1."""
-    steps = max(map(len, rows))
-    rows = [np.pad(r, ((0, steps - len(r)), (0, 0)), constant_values=-1) for r in rows]
-    return torch.as_tensor(np.stack(rows, axis=1), device=device)
 
 
 def masked_loss(logits: torch.Tensor, labels: torch.Tensor, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,0 +1,165 @@
+"""From settings to the tables of a run: inputs, candidates, scores, resuming."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.metrics import balanced_accuracy_score, log_loss
+
+from qtl_utils import experiment, runs
+from qtl_utils.config import BackboneConfig, DataConfig, RunConfig
+from qtl_utils.experiment import candidates, classification_scores, open_inputs, run_variant, save_run, scale_features
+from qtl_utils.train import Rates
+
+DATA = DataConfig(dataset="digits", n_splits=2, train=40, validation=20, test=30)
+BACKBONE = BackboneConfig(model="tiny_vit", init="random")
+GRID = {"classical": [{"lr_classical": 0.05}], "quantum": [{"lr_classical": 0.05, "lr_quantum": 0.1}]}
+CONFIG = RunConfig(dataset="digits", backbone="vit", variants=["A", "C"], seeds=4, epochs=2, lr_grid=GRID, n_qubits=2)
+KEYS = {"study": "s", "dataset": "digits", "backbone": "vit", "run": "r"}
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    return open_inputs(tmp_path_factory.mktemp("data"), DATA, BACKBONE)
+
+
+def test_inputs_are_read_back_not_made_again(tmp_path, monkeypatch):
+    first = open_inputs(tmp_path, DATA, BACKBONE)
+    monkeypatch.setattr(experiment, "make_splits", lambda *_, **__: pytest.fail("drawn again"))
+    again = open_inputs(tmp_path, DATA, BACKBONE)
+    assert torch.equal(first.features, again.features) and (first.splits.subsets == again.splits.subsets).all()
+
+
+def test_other_split_settings_draw_other_splits(tmp_path):
+    open_inputs(tmp_path, DATA, BACKBONE)
+    other = open_inputs(tmp_path, DATA.model_copy(update={"n_splits": 3}), BACKBONE)
+    assert other.splits.n_splits == 3
+
+
+def test_a_source_backbone_is_trained_once_and_learns(tmp_path, monkeypatch):
+    config = BackboneConfig(model="tiny_vit", init="source", source_epochs=2, seed=3)
+    trained = experiment.open_backbone(config, 32, tmp_path)
+    monkeypatch.setattr(experiment, "train_source", lambda *_: pytest.fail("trained again"))
+    assert torch.equal(
+        trained.network.conv_proj.weight, experiment.open_backbone(config, 32, tmp_path).network.conv_proj.weight
+    )
+    random = experiment.backbones.load_backbone("tiny_vit", 32, "random", seed=3)
+    assert not torch.equal(trained.network.conv_proj.weight, random.network.conv_proj.weight)
+
+
+def test_points_need_no_backbone_and_images_do(tmp_path):
+    points, none = DataConfig(dataset="moons", protocol="as_published"), BackboneConfig(model="none", init="random")
+    assert open_inputs(tmp_path / "a", points, none).features.shape[1] == 2
+    with pytest.raises(ValueError, match="'digits' has images, name a backbone"):
+        open_inputs(tmp_path / "b", DATA, none)
+    with pytest.raises(ValueError, match="'moons' has points, not images"):
+        open_inputs(tmp_path / "c", points, BACKBONE)
+
+
+def test_scaling_is_fitted_on_the_training_samples_of_each_split(inputs):
+    scaled = scale_features(inputs.features.double(), inputs.splits)
+    for split in range(2):
+        train = scaled[split][inputs.splits.indices(split, "train")]
+        np.testing.assert_allclose(train.mean(0), 0, atol=1e-9)
+        np.testing.assert_allclose(train.std(0, correction=0), 1, atol=1e-9)
+    assert scaled[0][inputs.splits.indices(0, "test")].mean().abs() > 1e-6
+
+
+def test_the_studys_own_rates_are_the_first_candidate():
+    own = Rates(4e-4, 4e-4, 4e-4)
+    assert candidates("A", CONFIG) == [own, Rates(0.05, 0.1, 4e-4)]
+    assert candidates("C", CONFIG) == candidates("B", CONFIG) == [own, Rates(0.05, 4e-4, 4e-4)]
+
+
+def test_scores_equal_those_of_scikit_learn():
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(60, 3)), rng.choice(3, 60, p=[0.6, 0.3, 0.1])
+    found, p = classification_scores(logits, labels), torch.from_numpy(logits).softmax(1).numpy()
+    assert found["loss"] == pytest.approx(log_loss(labels, p))
+    assert found["accuracy"] == pytest.approx((p.argmax(1) == labels).mean())
+    assert found["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(labels, p.argmax(1)))
+
+
+def test_calibration_error_by_hand():
+    def logits(p):
+        return np.log([p, 1 - p])
+
+    # 4 samples at confidence 0.95, half of them right; 2 at 0.65, all right: (4 * 0.45 + 2 * 0.35) / 6
+    found = classification_scores(np.array([logits(0.95)] * 4 + [logits(0.65)] * 2), np.array([0, 0, 1, 1, 0, 0]))
+    assert found["ece"] == pytest.approx((4 * 0.45 + 2 * 0.35) / 6)
+
+
+@pytest.fixture(scope="module")
+def results(inputs, tmp_path_factory):
+    return [run_variant(v, inputs, CONFIG, KEYS, tmp_path_factory.mktemp("ck")) for v in ("A", "C", "A-surrogate")]
+
+
+def test_a_run_is_written_and_read_back_with_every_key(results, tmp_path):
+    save_run(tmp_path / "runs" / "digits" / "r", CONFIG, results)
+    found = runs.read_runs(tmp_path)["metrics"]
+    assert set(found["settings"]) == {"2019", "tuned"} and set(found["epoch_kind"]) == {"best", "last"}
+    assert len(found) == 3 * 2 * 4 * 3 * 2  # variants, settings, seeds, subsets, epoch kinds
+    assert (found["split"] == found["seed"] % 2).all()
+
+
+def test_the_candidate_with_the_best_validation_accuracy_is_reported(results):
+    for result in results:
+        means = result.tuning.groupby(["split", "lr_classical"])[["accuracy", "loss"]].mean()
+        for split, group in means.groupby("split"):
+            best = group.sort_values(["accuracy", "loss"], ascending=[False, True]).index[0][1]
+            chosen = result.tuning[(result.tuning["split"] == split) & result.tuning["chosen"]]
+            assert set(chosen["lr_classical"]) == {best}
+
+
+def test_predictions_give_the_accuracy_of_the_metrics(results):
+    for result in results:
+        last = result.metrics.query("subset == 'test' and epoch_kind == 'last'")
+        right = result.predictions.assign(right=lambda p: p["label"] == p["prediction"])
+        share = right.groupby(["settings", "seed"])["right"].mean()
+        pd.testing.assert_series_equal(
+            share, last.set_index(["settings", "seed"])["accuracy"].sort_index(), check_names=False
+        )
+
+
+def test_a_variant_that_cannot_be_built_is_a_row_with_its_reason(inputs, tmp_path):
+    config = CONFIG.model_copy(update={"n_qubits": 7})
+    result = run_variant("A-surrogate", inputs, config, KEYS, tmp_path)
+    assert "stops at 6" in result.variants["skipped_reason"][0] and result.metrics.empty
+    with pytest.raises(ValueError, match="no variant of this run can be built"):
+        save_run(tmp_path, config, [result])
+
+
+def test_whole_networks_resume_from_finished_seeds(inputs, tmp_path, monkeypatch):
+    config = CONFIG.model_copy(update={"variants": ["B"], "seeds": 2, "epochs": 1})
+    first = run_variant("B", inputs, config, KEYS, tmp_path)
+    monkeypatch.setattr(experiment, "fit_network", lambda *_, **__: pytest.fail("trained again"))
+    again = run_variant("B", inputs, config, KEYS, tmp_path)
+    pd.testing.assert_frame_equal(first.metrics, again.metrics)
+    monkeypatch.undo()
+    monkeypatch.setattr(experiment, "fit_network", count := Counting(experiment.fit_network))
+    run_variant("B", inputs, config.model_copy(update={"batch_size": 8}), KEYS, tmp_path)
+    assert count.calls == 4, "other settings start afresh: two seeds with two candidates"
+
+
+class Counting:
+    def __init__(self, function):
+        self.function, self.calls = function, 0
+
+    def __call__(self, *args, **options):
+        self.calls += 1
+        return self.function(*args, **options)
+
+
+def test_counts_include_the_frozen_backbone(results, inputs):
+    counts = results[1].variants.iloc[0]
+    assert counts["trainable"] == counts["receiving_gradient"] == 64 * 5 + 5
+    backbone = experiment.backbones.load_backbone("tiny_vit", 32, "random")
+    assert counts["total"] - counts["trainable"] == sum(p.numel() for p in backbone.parameters())
+
+
+def test_variants_that_do_not_fit_the_data_are_refused(tmp_path):
+    points = open_inputs(
+        tmp_path, DataConfig(dataset="moons", protocol="as_published"), BackboneConfig(model="none", init="random")
+    )
+    with pytest.raises(ValueError, match="'B' trains a backbone, and 2-D points have none"):
+        run_variant("B", points, CONFIG, KEYS, tmp_path)

@@ -1,0 +1,221 @@
+"""Training: many seeds at once against each alone and against torch's optimisers; networks; resuming."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from qtl_utils import train
+from qtl_utils.config import TrainConfig
+from qtl_utils.data import Splits
+from qtl_utils.heads import VARIANTS, HeadSettings, make_head
+from qtl_utils.train import Network, Rates, Replica, batches_of, fit_heads, fit_network, make_replicas, random_orders
+
+FROZEN = [name for name, variant in VARIANTS.items() if variant.training == "frozen"]
+RATES = Rates(0.01, 0.03, 0.001)
+SETTINGS = HeadSettings(n_features=5, n_classes=3, n_qubits=3, depth=2)
+CONFIG = TrainConfig(epochs=4, batch_size=4, lr_step=2, n_qubits=3, depth=2, dtype="float64")
+
+
+def problem(n=40, n_splits=2, seed=0):
+    """Features (n, 5), labels of 3 classes and random splits of 18, 10 and 12."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 3, n)
+    features = torch.from_numpy(rng.normal(size=(n, 5)) + labels[:, None])
+    names = np.array(["train"] * 18 + ["validation"] * 10 + ["test"] * 12)
+    return features, labels, Splits("repeated", np.stack([rng.permutation(names) for _ in range(n_splits)]))
+
+
+def fit(variant, replicas, config=CONFIG, **options):
+    return fit_heads(lambda seed: make_head(variant, SETTINGS, seed), *problem(), replicas, config, **options)
+
+
+@pytest.mark.parametrize("variant", FROZEN)
+def test_seeds_trained_together_end_as_they_do_alone(variant):
+    replicas = make_replicas(range(3), 2, [RATES, Rates(0.02, 0.001, 0.001)])
+    together = fit(variant, replicas)
+    for i, replica in enumerate(replicas):
+        alone = fit(variant, [replica])
+        np.testing.assert_allclose(together.logits["last"][i], alone.logits["last"][0], atol=1e-10)
+        np.testing.assert_allclose(together.logits["best"][i], alone.logits["best"][0], atol=1e-10)
+        np.testing.assert_allclose(together.history[i], alone.history[0], atol=1e-10)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_a_seed_follows_torch_optimisers_step_by_step(optimizer):
+    features, labels, splits = problem()
+    config = CONFIG.model_copy(update={"optimizer": optimizer})
+    found = fit("A", [Replica(1, 1, 0, RATES)], config)
+    model, labels = make_head("A", SETTINGS, 1).double(), torch.from_numpy(labels)
+    groups = [{"params": [model[2].weights], "lr": RATES.quantum}]
+    groups.append({"params": [*model[0].parameters(), *model[3].parameters()], "lr": RATES.classical})
+    torch_optimizer = (torch.optim.Adam if optimizer == "adam" else torch.optim.SGD)(groups)
+    scheduler = torch.optim.lr_scheduler.StepLR(torch_optimizer, 2, 0.1)
+    for order in random_orders(splits.indices(1, "train"), 1, 4):
+        for start in range(0, len(order), 4):
+            index = order[start : start + 4]
+            torch_optimizer.zero_grad()
+            cross_entropy(model(features[index]), labels[index]).backward()
+            torch_optimizer.step()
+        scheduler.step()
+    np.testing.assert_allclose(found.logits["last"][0], model(features).detach(), atol=1e-10)
+
+
+def test_the_optimiser_of_pennylane_07_takes_a_whole_first_step():
+    # its first step: m = g, v = g^2, so that the step is lr * sqrt(1 - b2) / (1 - b1) whatever the gradient
+    config = CONFIG.model_copy(update={"optimizer": "adam-pl07", "epochs": 1, "batch_size": 100, "beta2": 0.99})
+    start, end = make_head("C", SETTINGS, 0).double(), fit("C", [Replica(0, 0, 0, RATES)], config)
+    step = (end.weights["weight"][0] - start.weight).abs()
+    torch.testing.assert_close(step, torch.full_like(step, 0.01 * np.sqrt(0.01) / 0.1), rtol=1e-4, atol=0)
+
+
+def test_a_users_own_module_is_trained_in_groups_of_any_size(monkeypatch):
+    def build(seed):
+        torch.manual_seed(seed)
+        return torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.GELU(), torch.nn.Linear(4, 3))
+
+    replicas = make_replicas(range(5), 2, [RATES])
+    whole = fit_heads(build, *problem(), replicas, CONFIG)
+    monkeypatch.setattr(train, "MAX_PARAMETERS", 80)  # two replicas of 39 parameters at a time
+    parts = fit_heads(build, *problem(), replicas, CONFIG)
+    np.testing.assert_allclose(whole.logits["last"], parts.logits["last"], atol=1e-10)
+    assert [r.seed for r in parts.replicas] == [0, 1, 2, 3, 4]
+
+
+def test_frozen_parameters_of_a_module_stay():
+    def build(seed):
+        head = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.Linear(4, 3))
+        torch.nn.init.constant_(head[0].weight, 0.5).requires_grad_(False)
+        return head
+
+    assert (fit_heads(build, *problem(), make_replicas(range(2), 2, [RATES]), CONFIG).weights["0.weight"] == 0.5).all()
+
+
+def test_splits_of_different_sizes_are_trained_together():
+    features, labels, splits = problem()
+    subsets = splits.subsets.copy()
+    subsets[0, np.flatnonzero(subsets[0] == "train")[:3]] = ""
+    splits, replicas = Splits("repeated", subsets), make_replicas(range(2), 2, [RATES])
+    build = lambda seed: make_head("C", SETTINGS, seed)  # noqa: E731
+    together = fit_heads(build, features, labels, splits, replicas, CONFIG)
+    for i, replica in enumerate(replicas):
+        alone = fit_heads(build, features, labels, splits, [replica], CONFIG)
+        np.testing.assert_allclose(together.logits["last"][i], alone.logits["last"][0], atol=1e-10)
+
+
+def test_the_best_epoch_has_the_highest_validation_accuracy_then_the_lowest_loss():
+    found = fit("C", make_replicas(range(6), 2, [RATES]))
+    for history, best in zip(found.history, found.best_epoch, strict=True):
+        loss, accuracy = history[:, 1].T
+        candidates = np.flatnonzero(accuracy == accuracy.max())
+        assert best - 1 == candidates[loss[candidates].argmin()]
+
+
+def test_best_logits_are_those_of_the_best_epoch():
+    _, labels, splits = problem()
+    found = fit("C", make_replicas(range(4), 2, [Rates(0.3, 0.3, 0.3)]))
+    for i, r in enumerate(found.replicas):
+        index = splits.indices(r.split, "validation")
+        accuracy = (found.logits["best"][i, index].argmax(1) == labels[index]).mean()
+        assert accuracy == pytest.approx(found.history[i, :, 1, 1].max())
+
+
+def test_as_published_the_best_epoch_is_looked_for_on_the_test_set():
+    assert train.selection_subset(Splits("as_published", np.array([["train", "test"]]))) == "test"
+    assert train.selection_subset(Splits("repeated", np.array([["train", "test"]]))) == "validation"
+
+
+def test_every_sample_is_seen_once_per_epoch_in_an_order_of_the_seed():
+    index = np.arange(10, 27)
+    orders = random_orders(index, seed=3, epochs=2)
+    assert all(sorted(order) == list(index) for order in orders) and not np.array_equal(*orders)
+    assert np.array_equal(orders, random_orders(index, 3, 2))
+    assert not np.array_equal(orders, random_orders(index, 4, 2))
+    batches = batches_of(orders[0], 5)
+    assert batches.shape == (4, 5) and (batches[-1, 2:] == -1).all()
+
+
+# ---- networks -------------------------------------------------------------------------------------------------------
+
+
+class TinyBackbone(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.convolution = torch.nn.Conv2d(3, 5, 4, stride=4)
+        self.norm, self.dropout = torch.nn.BatchNorm2d(5), torch.nn.Dropout(0.2)
+
+    def forward(self, pixels):
+        x = self.dropout(self.norm(self.convolution(pixels.to(self.convolution.weight.dtype) / 255)))
+        return x.mean((2, 3))
+
+
+def build_network(seed, variant="A-joint"):
+    torch.manual_seed(seed)
+    return Network(TinyBackbone(), make_head(variant, SETTINGS, seed))
+
+
+def fit_tiny(config=CONFIG, build=build_network, **options):
+    _, labels, splits = problem()
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (40, 3, 8, 8), dtype=np.uint8))
+    return fit_network(build, pixels, labels, splits, Replica(1, 1, 0, RATES), config, **options)
+
+
+def test_a_network_trains_every_part():
+    start, models = build_network(1).double(), []
+    fit_tiny(build=lambda seed: models.append(build_network(seed)) or models[-1])
+    moved = [not torch.equal(p, q) for p, q in zip(models[0].parameters(), start.parameters(), strict=True)]
+    assert all(moved)
+
+
+def test_parameter_groups_have_their_own_rates():
+    groups = train.network_optimizer(build_network(0), RATES, CONFIG).param_groups
+    assert {g["lr"]: sum(p.numel() for p in g["params"]) for g in groups} == {0.001: 255, 0.03: 6, 0.01: 30}
+    with pytest.raises(ValueError, match="'adam-pl07' trains heads"):
+        train.network_optimizer(build_network(0), RATES, CONFIG.model_copy(update={"optimizer": "adam-pl07"}))
+
+
+def test_a_killed_training_goes_on_to_the_same_end(tmp_path, monkeypatch):
+    expected, file = fit_tiny(), tmp_path / "c.part"
+    monkeypatch.setattr(train, "CHECKPOINT_SECONDS", 0)
+
+    def die_after(path, epoch, *state, save=train._save):
+        save(path, epoch, *state)
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "_save", die_after)
+    with pytest.raises(KeyboardInterrupt):
+        fit_tiny(checkpoint=file)
+    monkeypatch.setattr(train, "train_epoch", count := Counter(train.train_epoch))
+    found = fit_tiny(checkpoint=file)
+    assert count.calls == 2
+    for kind in ("best", "last"):
+        np.testing.assert_array_equal(found.logits[kind], expected.logits[kind])
+    np.testing.assert_array_equal(found.history, expected.history)
+
+
+class Counter:
+    def __init__(self, function):
+        self.function, self.calls = function, 0
+
+    def __call__(self, *args):
+        self.calls += 1
+        return self.function(*args)
+
+
+def test_a_last_batch_of_one_image_joins_the_one_before():
+    seen = []
+
+    class Spy(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = torch.nn.Linear(2, 3)
+
+        def forward(self, x):
+            seen.append(len(x))
+            return self.linear(x)
+
+    model, config = Spy(), TrainConfig(batch_size=4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    train.train_epoch(model, optimizer, torch.randn(9, 2), torch.zeros(9, dtype=torch.long), np.arange(9), config)
+    assert seen == [4, 5]
