@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -206,7 +207,7 @@ def fit_frozen(variant, inputs: Inputs, config: TrainConfig, replicas: Sequence[
         features = scale_features(features, inputs.splits)
     settings, build, orders = head_settings(inputs, config), None, random_orders
     if config.start == "published-2d":
-        orders = published.orders
+        orders = partial(published.orders, runs_before=published.runs_before(variant))
         build = lambda seed: published.initialise(make_head(variant, settings, seed), seed)  # noqa: E731
     return fit_heads(
         build or (lambda seed: make_head(variant, settings, seed)),
