@@ -224,7 +224,7 @@ def wilcoxon(differences: Sequence[float]) -> float:
 
 
 def verdict(comparison: Comparison) -> str:
-    """The key of the sentence that `sentence` says: "higher", "lower", "equivalent", "open" or why none."""
+    """Which of its sentences `sentence` says: "higher", "lower", "equivalent", "not distinguishable" or why none."""
     c = comparison
     if c.not_run:
         return "not run"
@@ -238,7 +238,7 @@ def verdict(comparison: Comparison) -> str:
         return "outside the family"
     if c.p_holm < ALPHA and (c.low > 0 or c.high < 0):
         return "higher" if c.value > 0 else "lower"
-    return "equivalent" if c.p_equivalent < ALPHA else "open"
+    return "equivalent" if c.p_equivalent < ALPHA else "not distinguishable"
 
 
 def sentence(comparison: Comparison) -> str:
@@ -265,5 +265,5 @@ def sentence(comparison: Comparison) -> str:
         "higher": f"{c.a} is higher than {c.b} {size}{near} ({n}).",
         "lower": f"{c.a} is lower than {c.b} {size}{near} ({n}).",
         "equivalent": f"{c.a} and {c.b} are equivalent within 2 points: {plainly} ({n}).",
-        "open": f"{c.a} and {c.b} are not distinguishable at this n ({n}): {plainly}.",
+        "not distinguishable": f"{c.a} and {c.b} are not distinguishable at this n ({n}): {plainly}.",
     }[verdict(c)]

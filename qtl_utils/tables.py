@@ -9,7 +9,7 @@ from pandas.io.formats.style import Styler
 
 from qtl_utils import stats
 from qtl_utils.paths import atomic
-from qtl_utils.runs import COUNTS, GROUP, LEARNING_RATES, NO_BACKBONE, groups, in_order, title, write_csv
+from qtl_utils.runs import COUNTS, GROUP, LEARNING_RATES, NO_BACKBONE, VALUES, groups, in_order, title, write_csv
 
 HEADLINE = [*GROUP, "variant", "accuracy", "sd", "low", "high", "n", "n_splits", "trainable"]
 Tables = dict[str, pd.DataFrame]  # as runs.read_runs returns them
@@ -18,14 +18,16 @@ Tables = dict[str, pd.DataFrame]  # as runs.read_runs returns them
 def accuracy(tables: Tables) -> pd.DataFrame:
     """One row per group and variant: last-epoch test accuracy with sd and interval, other measures, sizes, costs.
 
-    The accuracy of the best epoch stands apart, with what that epoch was chosen on: without a validation set
-    (`as_published`) the test set itself. `wilson_*` is the sampling of the test images alone, `interval` says
-    what low and high are.
+    Means are taken over seeds within a split, then over splits, as in the tests. The accuracy of the best epoch
+    stands apart, with what that epoch was chosen on: without a validation set (`as_published`) the test set
+    itself. `wilson_*` is the sampling of the test images alone, `interval` says what low and high are.
     """
     metrics, by = tables["metrics"], [*GROUP, "variant"]
     found = stats.summary(metrics, n_classes=stats.class_counts(tables["predictions"])).set_index(by)
     test = metrics[metrics["subset"] == "test"]
     best, last = (test[test["epoch_kind"] == kind].groupby(by) for kind in ("best", "last"))
+    within = test.groupby(["epoch_kind", *by, "split"])[VALUES].mean(skipna=False)
+    over_splits = within.groupby(["epoch_kind", *by]).mean(skipna=False)
     rows = pd.DataFrame({"accuracy": found["mean"], "sd": found["sd"], "low": found["low"], "high": found["high"]})
     rows = rows.join(found[["n", "n_splits", "interval", "collapsed"]])
     images = last["n"].first().reindex(rows.index)
@@ -34,8 +36,8 @@ def accuracy(tables: Tables) -> pd.DataFrame:
         for mean, n in zip(rows["accuracy"], images, strict=True)
     ]
     rows["wilson_low"], rows["wilson_high"] = zip(*ends, strict=True)
-    rows["best_accuracy"], rows["best_sd"] = best["accuracy"].mean(), best["accuracy"].std()
-    rows = rows.join(last[["loss", "balanced_accuracy", "ece"]].mean())
+    rows["best_accuracy"], rows["best_sd"] = over_splits.loc["best", "accuracy"], best["accuracy"].std()
+    rows = rows.join(over_splits.loc["last", ["loss", "balanced_accuracy", "ece"]])
     rows = rows.join(_models(tables["variants"]), how="outer").reset_index()  # outer: skipped variants stay
     validated = pd.MultiIndex.from_frame(metrics.loc[metrics["subset"] == "validation", GROUP]).unique()
     chosen = pd.MultiIndex.from_frame(rows[GROUP]).isin(validated)
@@ -114,7 +116,7 @@ def answer(comparisons: pd.DataFrame) -> list[str]:
     """The study's answer in sentences: how the pre-specified tests ended, then the first one of each group."""
     family = comparisons[comparisons["family"]]
     n = family["verdict"].value_counts()
-    ended = [n.get(verdict, 0) for verdict in ("higher", "lower", "equivalent", "open")]
+    ended = [n.get(verdict, 0) for verdict in ("higher", "lower", "equivalent", "not distinguishable")]
     text = "Of {} pre-specified comparisons of A on last-epoch test accuracy, A is higher in {}, lower in {}, "
     text += "equivalent within 2 points in {}, not distinguishable in {}; {} could not be tested."
     lines = [text.format(len(family), *ended, len(family) - sum(ended))]

@@ -35,6 +35,14 @@ def test_accuracy_is_the_mean_of_the_last_epoch_on_the_test_set(study, every):
     assert (found["n"], found["n_splits"], found["total"], found["quantum"]) == (10, 5, 11_178_574, 24)
 
 
+def test_all_means_are_taken_over_seeds_within_a_split_first(study, every):
+    m = study["metrics"].query("backbone == 'tinyvit-source' and variant == 'B' and subset == 'test'")
+    found = row(every["accuracy"], backbone="tinyvit-source", variant="B")  # six seeds on five splits
+    for kind, name in (("last", "accuracy"), ("best", "best_accuracy"), ("last", "balanced_accuracy")):
+        values = m[m["epoch_kind"] == kind].groupby("split")[name.removeprefix("best_")].mean()
+        assert found[name] == pytest.approx(values.mean())
+
+
 def test_groups_are_never_mixed(every):
     by = [*runs.GROUP, "variant"]
     assert not every["accuracy"].duplicated(by).any()
