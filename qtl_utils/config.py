@@ -261,7 +261,8 @@ class _Loader(yaml.SafeLoader):
     """YAML in which a key that is given twice is an error."""
 
     def construct_mapping(self, node, deep=False):
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        own = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]  # <<: *anchor may be overridden
+        keys = [self.construct_object(key, deep=True) for key in own]
         for key in keys:
             if isinstance(key, str) and keys.count(key) > 1:
                 raise yaml.YAMLError(f"line {node.start_mark.line + 1}: the key '{key}' is given twice")
