@@ -11,7 +11,6 @@ from qtl_utils import stats
 from qtl_utils.paths import atomic
 from qtl_utils.runs import COUNTS, GROUP, LEARNING_RATES, NO_BACKBONE, VALUES, groups, in_order, title, write_csv
 
-HEADLINE = [*GROUP, "variant", "accuracy", "sd", "low", "high", "n", "n_splits", "trainable"]
 Tables = dict[str, pd.DataFrame]  # as runs.read_runs returns them
 
 
@@ -100,6 +99,13 @@ def tuning(tables: Tables) -> pd.DataFrame:
     return _sorted(frame.reset_index())
 
 
+def headline(accuracy: pd.DataFrame) -> pd.DataFrame:
+    """The accuracy table as text for the report's first page: mean ± sd, interval and n of what was run."""
+    rows = accuracy[accuracy["n"] > 0]
+    frame = rows[[*GROUP, "variant"]].assign(accuracy=_joined(rows["accuracy"], rows["sd"], "{:.3f} ± {:.3f}"))
+    return frame.assign(**{"95 % interval": _joined(rows["low"], rows["high"], "[{:.3f}, {:.3f}]")}, n=rows["n"])
+
+
 def every(tables: Tables) -> dict[str, pd.DataFrame]:
     """All tables by file name; 2-D data sets in one of their own, empty tables left out."""
     if tables["metrics"].empty:
@@ -108,7 +114,7 @@ def every(tables: Tables) -> dict[str, pd.DataFrame]:
     flat = rows["backbone"] == NO_BACKBONE
     found = {"accuracy": rows[~flat], "accuracy_2d": rows[flat], "comparisons": comparisons(tables)}
     found |= {"factorial": factorial(tables), "collapsed": collapsed(tables), "tuning": tuning(tables)}
-    found["headline"] = rows.loc[rows["n"] > 0, HEADLINE]
+    found["headline"] = headline(rows)
     return {name: frame.reset_index(drop=True) for name, frame in found.items() if len(frame)}
 
 

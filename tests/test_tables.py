@@ -111,6 +111,21 @@ def test_the_answer_counts_how_the_tests_ended_and_names_every_group(every):
     assert lines[-1].startswith("spirals (2019 settings, fixed): A minus C-matched is ")
 
 
+def test_the_headline_is_the_accuracy_table_in_words(every):
+    one = row(every["accuracy"], backbone="tinyvit-source", variant="A")
+    found = row(every["headline"], backbone="tinyvit-source", variant="A")
+    assert found["accuracy"] == f"{one['accuracy']:.3f} ± {one['sd']:.3f}"
+    assert found["95 % interval"] == f"[{one['low']:.3f}, {one['high']:.3f}]"
+    assert "A-surrogate" not in set(every["headline"]["variant"])
+
+
+def test_a_loss_that_is_no_number_is_not_averaged_away(study):
+    parts = {kind: frame[frame["backbone"] == "tinyvit-source"].copy() for kind, frame in study.items()}
+    parts["metrics"].loc[(parts["metrics"]["variant"] == "A") & (parts["metrics"]["seed"] == 1), "loss"] = np.nan
+    found = tables.accuracy(parts)
+    assert np.isnan(row(found, variant="A")["loss"]) and row(found, variant="C")["loss"] > 0
+
+
 def test_nothing_run_yet_gives_no_tables():
     assert tables.every(runs.no_runs()) == {}
 
