@@ -43,7 +43,8 @@ def run(options: argparse.Namespace) -> int:
     _check(study, find_study(options.study), folder / ".checked")
     if options.dry_run:
         with tempfile.TemporaryDirectory() as scratch:
-            return _dry_run(resolved, folder, Path(scratch), options)
+            (Path(scratch) / "study.json").write_text(resolved, encoding="utf-8")
+            return _snakemake(folder if folder.is_dir() else Path(scratch), options, Path(scratch) / "study.json")
     with paths.lock(folder / ".lock"):
         _write_if_changed(folder / "study.json", resolved)
         _write_if_changed(folder / ".checked", _state(study))
@@ -125,6 +126,8 @@ def _check_options(study: StudyConfig, file: Path) -> None:
         known = inspect.signature(DATASETS[settings.dataset]).parameters
         if settings.data_dir is not None and "data_dir" not in known:
             raise StudyError(f"{file}: datasets.{name}.data_dir: '{settings.dataset}' reads no folder; leave it out")
+        if settings.data_dir is None and settings.dataset == "image_folder":
+            raise StudyError(f"{file}: datasets.{name}.data_dir: 'image_folder' needs the folder of your images")
         for option in settings.options:
             if option not in known:
                 raise StudyError(f"{file}: datasets.{name}.options.{option}: {unknown_name('option', option, known)}")
@@ -181,23 +184,18 @@ def _write_if_changed(path: Path, text: str) -> None:
             part.write_text(text, encoding="utf-8")
 
 
-def _dry_run(resolved: str, folder: Path, scratch: Path, options: argparse.Namespace) -> int:
-    """Lists what would run, and leaves nothing behind."""
-    if folder.is_dir():
-        scratch = folder
-    (scratch / "study.json").write_text(resolved)
-    return _snakemake(scratch, options)
-
-
-def _snakemake(folder: Path, options: argparse.Namespace) -> int:
+def _snakemake(folder: Path, options: argparse.Namespace, dry_study: Path | None = None) -> int:
+    """Runs the workflow in `folder`; with `dry_study` it only lists what that study would run."""
     from snakemake import cli
     from snakemake.logging import logger
 
     workflow = paths.PROJECT / "workflow"
     profile = workflow / "profiles" / options.profile
     command = ["--snakefile", workflow / "Snakefile", "--directory", folder, "--profile", profile]
-    command += ["--cores", options.cores, *(["--dry-run"] if options.dry_run else [])]
-    if options.profile == "local" or options.dry_run:
+    command += ["--cores", options.cores]
+    if dry_study:
+        command += ["--dry-run", "--config", f"study={dry_study}"]
+    if options.profile == "local" or dry_study:
         logger.addFilter(_only_what_matters)
     with contextlib.redirect_stderr(io.StringIO()):  # which profile it uses
         parser, parsed = cli.parse_args([str(part) for part in command])
@@ -205,11 +203,23 @@ def _snakemake(folder: Path, options: argparse.Namespace) -> int:
 
 
 def _only_what_matters(record: logging.LogRecord) -> bool:
-    """Jobs speak for themselves: of Snakemake's messages errors of the workflow are left, and a line per dry job."""
-    if getattr(record, "event", None) == "job_info" and record.rule_name != "all":
-        pass
+    """Jobs speak for themselves: of Snakemake's messages its own errors are left, and a line per job of a dry run."""
+    if getattr(record, "event", None) == "job_info" and not record.local and record.rule_name != "all":
+        print(f"  would run {Path(record.log[0]).with_suffix('').relative_to('logs')}: {_why(record.reason)}")
     text = record.getMessage()
     return record.levelno >= logging.ERROR and "CalledProcessError" not in text and "At least one" not in text
+
+
+def _why(reason: str) -> str:
+    for text, why in (
+        ("Missing output", "not done yet"),
+        ("Params have changed", "its settings, the notebook or a module it uses changed"),
+        ("Code has changed", "the workflow changed"),
+        ("updated", "what it reads changes"),
+    ):
+        if text.lower() in reason.lower():
+            return why
+    return reason.split(";")[0]
 
 
 @contextlib.contextmanager

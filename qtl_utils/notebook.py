@@ -108,8 +108,7 @@ def run_notebook(
                 language="python",
                 cwd=str(PROJECT),
                 progress_bar=False,
-                kernel_manager_class=_kernel_manager(f"{sockets}/k"),
-                env=kernel_environment(threads),
+                kernel_manager_class=_kernel_manager(f"{sockets}/k", kernel_environment(threads)),
             )
         except (PapermillExecutionError, DeadKernelError) as error:
             _keep(part, failed)
@@ -117,14 +116,17 @@ def run_notebook(
 
 
 def kernel_environment(threads: int) -> dict[str, str]:
-    """This process's environment with the threads pinned, inline figures and this copy of the package first."""
-    search = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
-    pinned = dict.fromkeys(THREAD_VARIABLES, str(threads))
-    inline = {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "PYTHONPATH": search}
-    return {**os.environ, **pinned, **inline, "QTL_BATCH": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    """What a kernel's environment has besides ours: pinned threads, inline figures, this copy of the package."""
+    return {
+        **dict.fromkeys(THREAD_VARIABLES, str(threads)),
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")])),
+        "PYTHONWARNINGS": "ignore:IProgress not found",  # tqdm's, wherever a library asks for its widget
+        "QTL_BATCH": "1",
+    }
 
 
-def _kernel_manager(socket: str) -> type:
+def _kernel_manager(socket: str, environment: dict[str, str]) -> type:
     from ipykernel.kernelspec import get_kernel_dict
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
@@ -135,7 +137,9 @@ def _kernel_manager(socket: str) -> type:
         Sockets instead of ports: two kernels that start together can be given the same port.
         """
 
-        kernel_spec = KernelSpec(**get_kernel_dict(), resource_dir="")
+        kernel_spec = KernelSpec(
+            **get_kernel_dict(extra_arguments=["--log-level=50"]), env=environment, resource_dir=""
+        )
 
         def __init__(self, **settings):
             super().__init__(**settings | {"transport": "ipc", "ip": socket})

@@ -111,12 +111,14 @@ def _lay_out(pages: Path, folder: Path, study: dict, answer: dict, notebooks: li
     template = Environment(
         loader=FileSystemLoader(SOURCES), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     ).get_template("index.md.j2")
+    shared, rows = _read_table(folder / "tables" / answer["main_table"])
     text = template.render(
         study=study,
         answer=answer,
         notebooks=entries,
         manifest=manifest,
-        table=_rows(folder / "tables" / answer["main_table"]),
+        shared=shared,
+        rows=rows,
         study_json=json.dumps(study, indent=2),
     )
     (pages / "index.md").write_text(text, encoding="utf-8")
@@ -154,15 +156,19 @@ def _label(name: Path) -> str:
     return topic.replace("_", " ") + (f": {where}" if where else "")
 
 
-def _rows(table: Path) -> list[list[str]]:
-    """Header and rows of a CSV file as Markdown cells; numbers with four significant digits."""
+def _read_table(table: Path) -> tuple[dict[str, str], list[list[str]]]:
+    """A CSV file for Markdown: what is the same in all its rows, and header and rows of what is not."""
     with table.open(newline="", encoding="utf-8") as lines:
-        return [[_cell(text) for text in row] for row in csv.reader(lines)]
+        header, *rows = [[_cell(text) for text in row] for row in csv.reader(lines)]
+    columns = [*zip(*rows, strict=True)]
+    varied = [i for i, column in enumerate(columns) if len(rows) < 2 or len(set(column)) > 1]
+    shared = {name: rows[0][i] for i, name in enumerate(header) if i not in varied and rows}
+    return shared, [[row[i] for i in varied] for row in (header, *rows)]
 
 
 def _cell(text: str) -> str:
     try:
-        return text if text.lstrip("-").isdigit() else f"{float(text):.4g}"
+        return text if text.lstrip("-").isdigit() else f"{float(text):.3g}"
     except ValueError:
         return text.replace("|", "\\|").replace("\n", " ")
 
