@@ -94,7 +94,7 @@ def tuning(tables: Tables) -> pd.DataFrame:
     """One row per group, variant and candidate: mean validation accuracy and loss, and how often it was chosen."""
     by = [*GROUP, "variant", *LEARNING_RATES]
     grouped = tables["tuning"].groupby(by, dropna=False)
-    frame = grouped[["accuracy", "loss"]].mean().rename(columns="validation_{}".format)
+    frame = grouped[["accuracy", "loss"]].mean(skipna=False).rename(columns="validation_{}".format)
     frame["chosen"], frame["n"] = grouped["chosen"].sum(), grouped.size()
     return _sorted(frame.reset_index())
 
@@ -160,7 +160,7 @@ def style(frame: pd.DataFrame, caption: str = "") -> Styler:
             text = _joined(frame[low], frame.pop(high), "[{:.3f}, {:.3f}]")
             frame = frame.assign(**{low: text}).rename(columns={low: name})
     frame = frame.loc[:, [c for c in frame if not frame[c].isin([""]).all() and not frame[c].isna().all()]]
-    formats = {c: _FORMATS.get(c, "{:.3f}") for c in frame.select_dtypes("number") if c in _FORMATS}
+    formats = {c: _FORMATS[c] for c in frame.select_dtypes("number") if c in _FORMATS}
     formats |= {c: "{:.3f}" for c in frame.select_dtypes("float") if c not in formats}
     uuid = hashlib.sha256((caption + frame.to_csv()).encode()).hexdigest()[:12]
     styler = frame.style.format(formats, na_rep="–").hide(axis="index").set_caption(caption).set_uuid(uuid)
