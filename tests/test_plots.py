@@ -115,6 +115,7 @@ def test_differences_fill_only_the_family(one):
     fills = [line.get_markerfacecolor() for line in ax.lines if line.get_marker() == "o"]
     assert fills.count("white") == len(fills) - 3  # C, C-matched, A-none; A-surrogate was not run
     assert "not run" in [text.get_text() for text in ax.texts]
+    assert ax.get_yticklabels()[0].get_text() == "A − C" and ax.yaxis_inverted()
 
 
 def test_confusion_rows_are_percent_of_the_true_class(one):
