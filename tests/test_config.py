@@ -1,0 +1,158 @@
+"""Wrong study files end with one sentence that names file and key, and nothing is computed."""
+
+import copy
+
+import pytest
+import yaml
+
+from qtl_utils.__main__ import main
+from qtl_utils.config import RunConfig, StudyConfig, StudyError, load_study, parse_overrides
+from qtl_utils.paths import PROJECT
+
+STUDY = {
+    "datasets": {"digits": {"dataset": "digits", "n_splits": 2}},
+    "backbones": {"vit": {"model": "tiny_vit"}},
+    "runs": {"heads": {"dataset": "digits", "backbone": "vit", "variants": ["A", "C"], "seeds": 2}},
+}
+WRONG = [  # where, value, what the error says
+    ("name", "a b", "name: expected letters, digits"),
+    ("name", "reference", "name: results/reference/ has another use"),
+    ("nmae", "x", "nmae: unknown key 'nmae'; known: backbones, datasets"),
+    ("threads", 0, "threads: expected at least 1, got 0"),
+    ("threads", "two", 'threads: expected a whole number, got "two"'),
+    ("runs", {}, "runs: expected at least one entry"),
+    ("runs", ["heads"], "runs: expected keys with values"),
+    ("defaults", 3, "defaults: expected keys with values, got 3"),
+    ("defaults.sedes", 3, "defaults.sedes: unknown key 'sedes'; did you mean 'seeds'?"),
+    ("runs.heads.sedes", 3, "runs.heads.sedes: unknown key 'sedes'; did you mean 'seeds'?"),
+    ("runs.heads.seeds", 0, "runs.heads.seeds: expected at least 1, got 0"),
+    ("runs.heads.seeds", 2.5, "runs.heads.seeds: expected a whole number, got 2.5"),
+    ("runs.heads.seeds", True, "runs.heads.seeds: expected a number or text, got true"),
+    ("runs.heads.n_qubits", 0, "runs.heads.n_qubits: expected at least 1, got 0"),
+    ("runs.heads.epochs", -1, "runs.heads.epochs: expected at least 1, got -1"),
+    ("runs.heads.lr_quantum", 0, "runs.heads.lr_quantum: expected more than 0, got 0"),
+    ("runs.heads.lr_quantum", float("nan"), "runs.heads.lr_quantum: expected a number, got NaN"),
+    ("runs.heads.beta2", 1, "runs.heads.beta2: expected less than 1, got 1"),
+    ("runs.heads.optimizer", "adm", "runs.heads.optimizer: expected 'adam', 'adam-pl07' or 'sgd'"),
+    ("runs.heads.variants", [], "runs.heads.variants: expected at least one entry"),
+    ("runs.heads.variants", "A", "runs.heads.variants: expected a list such as [A, C]"),
+    ("runs.heads.variants", ["A", "A"], "runs.heads.variants: A is listed twice"),
+    ("runs.heads.variants", ["A", "D"], "runs.heads.variants: unknown variant 'D'"),
+    ("runs.heads.ansatz", "mari", "runs.heads.ansatz: unknown ansatz 'mari'"),
+    ("runs.heads.encoding", "none", "runs.heads.encoding: unknown encoding 'none'"),
+    ("runs.heads.device", "gpu", "runs.heads.device: 'gpu' is no device"),
+    ("runs.heads.dataset", "digit", "runs.heads.dataset: unknown dataset 'digit'; known: digits"),
+    ("runs.heads.backbone", "resnet", "runs.heads.backbone: unknown backbone 'resnet'; known: vit"),
+    ("runs.heads.lr_grid.classical", [{"lr_classical": 0.1}], "lr_grid: 1 classical and 0 quantum candidates"),
+    ("runs.heads.lr_grid.quantum", [{"lr": 0.1}], "lr_grid.quantum.0.lr: unknown key 'lr'"),
+    ("runs.HEADS", {"dataset": "digits", "backbone": "vit"}, "runs: two names differ in upper and lower case only"),
+    ("datasets.digits.train", 1.5, "datasets.digits.train: expected a fraction such as 0.6 or a count"),
+    ("datasets.digits.train", 0.9, "datasets.digits: train + validation + test is 1.3"),
+    ("datasets.digits.n_splits", 0, "datasets.digits.n_splits: expected at least 1, got 0"),
+    ("datasets.digits.protocol", "fixed", "datasets.digits.n_splits: protocol 'fixed' has one partition"),
+    ("datasets.digits.image_size", 4, "datasets.digits.image_size: expected at least 8, got 4"),
+    ("datasets.digits.dataset", "digist", "datasets.digits.dataset: unknown dataset 'digist'"),
+    ("datasets.digits.dataset", "image_folder", "data_dir: 'image_folder' needs the folder of your images"),
+    ("datasets.digits.data_dir", "no/where", "datasets.digits.data_dir: there is no folder 'no/where'"),
+    ("datasets.digits.data_dir", "tests", "datasets.digits.data_dir: 'digits' reads no folder"),
+    ("datasets.digits.options", {"turns": 2}, "datasets.digits.options.turns: unknown option 'turns'"),
+    ("backbones.vit.model", "resnet17", "backbones.vit.model: unknown model 'resnet17'; did you mean 'resnet18'?"),
+    ("backbones.vit.init", "file", "backbones.vit.weights: init 'file' needs a .safetensors or .pth file"),
+    ("backbones.vit.weights", "w.pth", "backbones.vit.weights: init 'source' reads no file"),
+]
+OVERRIDES = [
+    ("seeds", "--set seeds: expected key=value"),
+    ("seeds=[", "--set seeds=[: the value is not readable as YAML"),
+    ("sedes=3", "--set sedes: unknown key 'sedes'; did you mean 'seeds'?"),
+    ("seeds=0", "runs.heads.seeds: expected at least 1, got 0"),
+    ("runs.other.seeds=3", "--set runs.other.seeds: there is no such section"),
+]
+
+
+def write(folder, content):
+    path = folder / "mine.yaml"
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content), encoding="utf-8")
+    return path
+
+
+def changed(key, value):
+    content = section = copy.deepcopy(STUDY)
+    *parents, last = key.split(".")
+    for parent in parents:
+        section = section.setdefault(parent, {})
+    section[last] = value
+    return content
+
+
+def refuse(arguments, expected, tmp_path, capsys):
+    assert main(["run", *arguments, "--results-dir", str(tmp_path / "results")]) == 2
+    message = capsys.readouterr().err
+    assert expected in message
+    assert message.count("\n") == 1
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(("key", "value", "expected"), WRONG)
+def test_a_wrong_study_is_refused_in_one_sentence(key, value, expected, tmp_path, capsys):
+    path = write(tmp_path, changed(key, value))
+    refuse([str(path)], expected, tmp_path, capsys)
+
+
+@pytest.mark.parametrize(("pair", "expected"), OVERRIDES)
+def test_a_wrong_override_is_refused_in_one_sentence(pair, expected, tmp_path, capsys):
+    path = write(tmp_path, STUDY)
+    refuse([str(path), "--set", pair], expected, tmp_path, capsys)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "expected keys such as datasets, backbones and runs"),
+        ("runs: [", "not readable as YAML"),
+        ("runs: {a: {}}\nruns: {b: {}}", "the key 'runs' is given twice"),
+        ("runs: {a: {dataset: d, backbone: b}}", "datasets: this key is needed and missing"),
+    ],
+)
+def test_a_broken_file_is_refused_in_one_sentence(text, expected, tmp_path, capsys):
+    refuse([str(write(tmp_path, text))], expected, tmp_path, capsys)
+
+
+def test_an_unknown_study_names_the_known_ones(tmp_path, capsys):
+    refuse(["smoek"], "unknown study 'smoek'", tmp_path, capsys)
+
+
+@pytest.mark.parametrize("path", sorted((PROJECT / "studies").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_resolved_study_reads_back_as_itself(path):
+    if path.stem == "ants_bees":
+        pytest.skip("needs the folder of its images")
+    study = load_study(path)
+    assert StudyConfig.model_validate_json(study.model_dump_json()) == study
+
+
+def test_defaults_reach_every_run_that_does_not_say_otherwise(tmp_path):
+    content = STUDY | {"defaults": {"epochs": 3}}
+    content["runs"] = {"heads": STUDY["runs"]["heads"], "long": STUDY["runs"]["heads"] | {"epochs": 7}}
+    runs = load_study(write(tmp_path, content)).runs
+    assert (runs["heads"].epochs, runs["long"].epochs) == (3, 7)
+
+
+def test_an_override_reaches_every_section_that_has_the_key(tmp_path):
+    study = load_study(write(tmp_path, STUDY), parse_overrides(["n_splits=5", "runs.heads.lr_quantum=4e-3"]))
+    assert study.datasets["digits"].n_splits == 5
+    assert study.runs["heads"].lr_quantum == 0.004
+
+
+def test_a_share_keeps_its_kind(tmp_path):
+    data = load_study(write(tmp_path, changed("datasets.digits.train", 60))).datasets["digits"]
+    assert (data.train, type(data.train), data.test) == (60, int, 0.2)
+
+
+def test_runs_are_told_everything_their_names_stand_for(tmp_path):
+    parameters = load_study(write(tmp_path, STUDY)).run_parameters("heads")
+    assert set(RunConfig.model_fields) < set(parameters)
+    assert parameters["backbone_settings"]["model"] == "tiny_vit"
+
+
+def test_load_study_raises_study_error(tmp_path):
+    with pytest.raises(StudyError, match=r"mine\.yaml: threads"):
+        load_study(write(tmp_path, STUDY | {"threads": 0}))
