@@ -7,8 +7,8 @@ import pennylane as qml
 import pytest
 import torch
 
-from qtl_utils import published, train
-from qtl_utils.config import TrainConfig
+from qtl_utils import experiment, published, train
+from qtl_utils.config import BackboneConfig, DataConfig, TrainConfig
 from qtl_utils.data import load_dataset, make_splits
 from qtl_utils.heads import HeadSettings, make_head
 
@@ -114,6 +114,18 @@ def test_orders_differ_from_seed_to_seed_after_the_first_pass():
 
 def test_the_circuit_and_its_controls_come_second():
     assert [published.runs_before(v) for v in ("C-block", "C", "A", "A-none", "A-zero")] == [0, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize("variant, runs", [("C-block", 1), ("A", 2)])
+def test_a_study_starts_from_the_published_weights_and_order(variant, runs, tmp_path, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(experiment, "fit_heads", lambda build, *a, orders, **k: seen.update(build=build, orders=orders))
+    data = DataConfig(dataset="spirals", protocol="as_published")
+    inputs = experiment.open_inputs(tmp_path, data, BackboneConfig(model="none"))
+    experiment.fit_variant(variant, inputs, CONFIG)
+    index = np.arange(2000)
+    assert np.array_equal(seen["orders"](index, 0, 5), shuffled_like_the_original(index, runs))
+    assert np.array_equal(seen["build"](0)[0].bias.detach().numpy(), parts()[0][:, 2])
 
 
 # ---- the published accuracies ---------------------------------------------------------------------------------------
