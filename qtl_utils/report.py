@@ -127,6 +127,7 @@ def _lay_out(pages: Path, folder: Path, study: dict, answer: dict, notebooks: li
 def _copy_notebook(source: Path, target: Path, name: Path, notebooks: list[Path]) -> str:
     """Copies an executed notebook with its links to other notebooks turned to their pages; its title."""
     notebook = json.loads(source.read_text(encoding="utf-8"))
+    notebook["metadata"].setdefault("language_info", {"name": "python", "pygments_lexer": "ipython3"})
     title = _label(name)
     for cell in reversed(notebook["cells"]):
         if cell["cell_type"] == "markdown":

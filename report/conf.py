@@ -17,6 +17,7 @@ myst_heading_anchors = 3
 
 html_theme = "sphinx_book_theme"
 html_title = project
+html_context = {"default_mode": "light"}
 html_static_path = [str(MATHJAX), "style.css"]
 html_css_files = ["style.css"]
 html_copy_source = False
