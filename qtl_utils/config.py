@@ -261,8 +261,7 @@ class _Loader(yaml.SafeLoader):
     """YAML in which a key that is given twice is an error."""
 
     def construct_mapping(self, node, deep=False):
-        own = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]  # <<: *anchor may be overridden
-        keys = [self.construct_object(key, deep=True) for key in own]
+        keys = [key.value for key, _ in node.value]
         for key in keys:
             if isinstance(key, str) and keys.count(key) > 1:
                 raise yaml.YAMLError(f"line {node.start_mark.line + 1}: the key '{key}' is given twice")

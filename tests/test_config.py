@@ -123,8 +123,6 @@ def test_an_unknown_study_names_the_known_ones(tmp_path, capsys):
 
 @pytest.mark.parametrize("path", sorted((PROJECT / "studies").glob("*.yaml")), ids=lambda path: path.stem)
 def test_a_resolved_study_reads_back_as_itself(path):
-    if path.stem == "ants_bees":
-        pytest.skip("needs the folder of its images")
     study = load_study(path)
     assert StudyConfig.model_validate_json(study.model_dump_json()) == study
 
@@ -151,6 +149,13 @@ def test_runs_are_told_everything_their_names_stand_for(tmp_path):
     parameters = load_study(write(tmp_path, STUDY)).run_parameters("heads")
     assert set(RunConfig.model_fields) < set(parameters)
     assert parameters["backbone_settings"]["model"] == "tiny_vit"
+
+
+def test_yaml_anchors_may_be_merged_and_overridden(tmp_path):
+    text = yaml.safe_dump(STUDY).replace("  heads:", "  heads: &a")
+    path = write(tmp_path, text + "  more: {<<: *a, seeds: 9}\n")
+    study = load_study(path)
+    assert (study.runs["more"].seeds, study.runs["more"].variants) == (9, ["A", "C"])
 
 
 def test_load_study_raises_study_error(tmp_path):

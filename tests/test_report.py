@@ -1,0 +1,165 @@
+"""The report says the answer first, needs no network, and shows every figure."""
+
+import base64
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import nbformat
+import pytest
+from browser import browser, find_chromium
+from toy_project import write_notebook
+
+from qtl_utils.report import _read_table, build_report, executed_notebooks, source_hashes
+
+STUDY = {
+    "name": "toy",
+    "description": "Two | rows.",
+    "runs": {"heads": {"dataset": "digits"}, "B": {"dataset": "digits"}},
+}
+ANSWER = {"question": "Does it help?", "answer": ["Not here."], "main_figure": "f.png", "main_table": "t.csv"}
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+TITLE = "What is this?\n\nAn angle $\\theta$ in [one](01_dataset_preparation.ipynb), [two](../README.md).\n\n$$x^2$$"
+
+
+def finished_study(folder):
+    """A study folder as a run leaves it, with pictures and formulas in its notebooks."""
+    for name in ("tables", "figures"):
+        (folder / name).mkdir(parents=True)
+    (folder / "study.json").write_text(json.dumps(STUDY))
+    (folder / "tables" / "answer.json").write_text(json.dumps(ANSWER))
+    (folder / "tables" / "t.csv").write_text("dataset,variant,accuracy\ndigits,A|x,0.91234\ndigits,C,0.5\n")
+    (folder / "figures" / "f.png").write_bytes(base64.b64decode(PIXEL))
+    names = ["01_dataset_preparation", "02_train_variant-heads", "02_train_variant-B"]
+    for path in [
+        *(folder / "notebooks" / "digits" / f"{n}.ipynb" for n in names),
+        folder / "notebooks/07_results.ipynb",
+    ]:
+        write_notebook(path, "x = 1", "x", title=TITLE)
+        book = nbformat.read(path, as_version=4)
+        data = {"image/png": PIXEL, "text/plain": "figure"}
+        book.cells[-1].outputs = [nbformat.v4.new_output("display_data", data=data)]
+        book.metadata["papermill"] = {"duration": 2.5}
+        nbformat.write(book, path)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    return build_report(finished_study(tmp_path_factory.mktemp("a study") / "toy")).parent
+
+
+class Resources(HTMLParser):
+    """What a page loads by itself: scripts, styles, pictures, fonts, frames; not what a reader may click."""
+
+    def __init__(self, page: Path):
+        super().__init__()
+        self.found = []
+        self.feed(page.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attributes):
+        given = dict(attributes)
+        if tag != "a" and not (tag == "link" and given.get("rel") in ("index", "search", "next", "prev", "canonical")):
+            self.found += [given[key] for key in ("src", "href", "srcset", "data") if given.get(key)]
+
+
+def pages(report):
+    return sorted(page for page in report.rglob("*.html") if "_static" not in page.parts)
+
+
+def test_the_answer_comes_before_the_notebooks(report):
+    page = (report / "index.html").read_text()
+    order = [
+        page.index(text) for text in ("<h1>Does it help?", "Not here.", "f.png", "A|x", "<h2>The notebooks", "SHA-256")
+    ]
+    assert order == sorted(order)
+
+
+def test_every_notebook_is_listed_and_built(report):
+    assert {page.stem for page in report.glob("notebooks/**/*.html")} == {
+        "01_dataset_preparation",
+        "02_train_variant-heads",
+        "02_train_variant-B",
+        "07_results",
+    }
+
+
+def test_links_between_notebooks_lead_to_their_pages(report):
+    page = (report / "notebooks" / "07_results.html").read_text()
+    assert 'href="digits/01_dataset_preparation.html"' in page
+    assert "README.md" not in page
+
+
+def test_pages_load_only_files_that_lie_beside_them(report):
+    for page in pages(report):
+        for resource in Resources(page).found:
+            assert not re.match(r"(https?:)?//", resource), (page, resource)
+            if not resource.startswith(("data:", "#")):
+                assert (page.parent / re.split("[?#]", resource)[0]).exists(), (page, resource)
+
+
+def test_styles_load_nothing_from_the_network(report):
+    for style in report.rglob("*.css"):
+        assert not re.search(r"(url\(|@import)\s*['\"]?(https?:)?//", style.read_text()), style
+
+
+def test_the_manifest_holds_versions_hashes_and_seconds(report):
+    manifest = json.loads((report.parent / "manifest.json").read_text())
+    assert manifest["notebook_seconds"]["digits/02_train_variant-B"] == 2.5
+    assert len(manifest["tables"]["t.csv"]) == 64
+    assert manifest["versions"]["torch"]
+
+
+def test_what_all_rows_share_leaves_the_table(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("dataset,variant,n,accuracy\ndigits,A|x,3,0.91234\ndigits,C,3,\n")
+    shared, rows = _read_table(path)
+    assert shared == {"dataset": "digits", "n": "3"}
+    assert rows == [["variant", "accuracy"], ["A\\|x", "0.912"], ["C", ""]]
+
+
+def test_notebooks_of_runs_that_the_study_no_longer_names_are_left_out(tmp_path):
+    folder = finished_study(tmp_path / "toy")
+    names = [str(path) for path in executed_notebooks(folder, STUDY | {"runs": {"B": {"dataset": "digits"}}})]
+    assert names == ["digits/01_dataset_preparation.ipynb", "digits/02_train_variant-B.ipynb", "07_results.ipynb"]
+
+
+@pytest.mark.parametrize(
+    ("gone", "message"),
+    [
+        ("notebooks/digits/02_train_variant-B.ipynb", "digits/02_train_variant-B was not executed yet"),
+        ("tables/answer.json", r"answer\.json is missing; run notebooks/07_results"),
+    ],
+)
+def test_what_is_missing_is_named(gone, message, tmp_path):
+    folder = finished_study(tmp_path / "toy")
+    (folder / gone).unlink()
+    with pytest.raises(FileNotFoundError, match=message):
+        build_report(folder)
+
+
+def test_a_page_that_cannot_be_built_leaves_the_old_report(report, tmp_path):
+    folder = finished_study(tmp_path / "toy")
+    build_report(folder)
+    write_notebook(folder / "notebooks" / "07_results.ipynb", "x = 1", title="T\n\n```{no-such-directive}\n```")
+    with pytest.raises(RuntimeError, match="no-such-directive"):
+        build_report(folder)
+    assert (folder / "report" / "index.html").is_file()
+
+
+def test_the_report_is_rebuilt_when_its_sources_change():
+    assert {"conf.py", "index.md.j2", "style.css", "report.py"} <= set(source_hashes())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_chromium() is None, reason="needs Chromium")
+def test_every_page_opens_offline_without_a_complaint(report, tmp_path):
+    with browser(tmp_path) as visit:
+        for page in pages(report):
+            seen = visit(page.as_uri())
+            assert all(url.startswith(("file:", "data:", "blob:")) for url in seen["requests"]), page
+            assert seen["complaints"] == [], page
+            assert all(width > 0 for _, width in seen["figures"]), page
+            assert seen["drawn"] >= seen["formulas"], page
+            assert not page.parent.match("notebooks*") or (seen["figures"] and seen["formulas"]), page
