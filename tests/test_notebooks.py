@@ -1,0 +1,108 @@
+"""Static checks of notebooks/: sources are clean, say what they ask, and fit the package and the studies."""
+
+import ast
+import importlib
+import json
+import re
+
+import pytest
+
+from qtl_utils.config import RunConfig, load_study
+from qtl_utils.notebook import check_parameters, declared_parameters, modules_used
+from qtl_utils.paths import PROJECT
+
+FOLDER = PROJECT / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def cells(path, kind):
+    found = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == kind]
+    return [cell | {"source": "".join(cell["source"])} for cell in found]
+
+
+def syntax(path):
+    for cell in cells(path, "code"):
+        lines = ["" if line.lstrip()[:1] in "%!" else line for line in cell["source"].splitlines()]
+        yield ast.parse("\n".join(lines))
+
+
+def test_there_are_notebooks():
+    assert {"01_dataset_preparation", "02_train_variant", "07_results"} <= {path.stem for path in NOTEBOOKS}
+
+
+@every_notebook
+def test_the_title_is_a_question(path):
+    assert re.fullmatch(r"\d\d_[a-z0-9_]+", path.stem)
+    first = json.loads(path.read_text())["cells"][0]
+    assert first["cell_type"] == "markdown"
+    assert re.match(r"# [^\n]+\?(\n|$)", "".join(first["source"]))
+
+
+@every_notebook
+def test_sources_carry_no_outputs(path):
+    assert [cell for cell in cells(path, "code") if cell["outputs"] or cell["execution_count"]] == []
+    assert "papermill" not in path.read_text()
+
+
+@every_notebook
+def test_parameters_are_literals_in_the_first_code_cell(path):
+    assert {"study", "results_dir"} <= set(declared_parameters(path))
+    assert "parameters" in cells(path, "code")[0]["metadata"]["tags"]
+
+
+@every_notebook
+def test_cells_are_short(path):
+    shown = [cell for cell in cells(path, "code") if "parameters" not in cell["metadata"].get("tags", [])]
+    assert max(len(cell["source"].splitlines()) for cell in shown) <= 30
+
+
+@every_notebook
+def test_imports_name_what_the_modules_have(path):
+    for tree in syntax(path):
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("qtl_utils"):
+                module = importlib.import_module(node.module)
+                for alias in node.names:
+                    assert alias.name != "*"
+                    if not hasattr(module, alias.name):
+                        importlib.import_module(f"{node.module}.{alias.name}")
+
+
+@every_notebook
+def test_no_deliberate_errors_and_no_private_paths(path):
+    text = path.read_text()
+    assert "raises-exception" not in text
+    assert not re.search(r"(?<![\w.])/(home|tmp|root|work|Users)/", text)
+
+
+@every_notebook
+def test_links_lead_to_files_that_exist(path):
+    for cell in cells(path, "markdown"):
+        for target in re.findall(r"\]\((?!https?:|#|attachment:)([^)#\s]+)", cell["source"]):
+            assert (FOLDER / target).exists(), target
+
+
+@every_notebook
+def test_formulas_and_pictures_need_no_network(path):
+    for cell in cells(path, "markdown"):
+        assert not re.search(r"!\[[^\]]*\]\(https?:|<(img|script|iframe)[^>]+https?:", cell["source"])
+
+
+def test_results_need_neither_torch_nor_pennylane():
+    used = {module.stem for module in modules_used(FOLDER / "07_results.ipynb")}
+    assert not used & {"train", "heads", "circuits", "backbones", "quantum_layer"}
+
+
+def test_training_declares_every_setting():
+    declared = declared_parameters(FOLDER / "02_train_variant.ipynb")
+    assert set(RunConfig.model_fields) <= set(declared)
+
+
+@pytest.mark.parametrize("study", sorted((PROJECT / "studies").glob("*.yaml")), ids=lambda path: path.stem)
+def test_notebooks_declare_what_the_studies_tell_them(study):
+    study = load_study(study)
+    for dataset in study.datasets:
+        check_parameters(FOLDER / "01_dataset_preparation.ipynb", study.dataset_parameters(dataset))
+    for run in study.runs:
+        check_parameters(FOLDER / "02_train_variant.ipynb", study.run_parameters(run))
