@@ -125,7 +125,7 @@ class TrainConfig(Section):
     feature_scaling: Literal["none", "standard"] = "none"  # 'standard' is fitted on the training images
     epochs: int = Field(30, ge=1)
     batch_size: int = Field(4, ge=1)
-    optimizer: Literal["adam", "adam-pl07", "sgd"] = "adam"
+    optimizer: Literal["adam", "adam-pl", "adam-pl07", "sgd"] = "adam"  # see train.make_optimizer
     beta2: float = Field(0.999, gt=0, lt=1)
     reduction: Literal["mean", "sum"] = "mean"  # of the loss over a batch
     lr_classical: Rate = 4e-4

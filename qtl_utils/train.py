@@ -253,8 +253,9 @@ def evaluate(model: Stack, samples: Callable, index: torch.Tensor, config: Train
 def make_optimizer(model: Stack, module: nn.Module, rates: Sequence[Rates], config: TrainConfig) -> Callable:
     """`step(gradients, decay)`: one update of every replica with its own learning rates.
 
-    'adam' is torch.optim.Adam, 'sgd' plain gradient descent. 'adam-pl07' is the optimiser of PennyLane 0.7, with
-    which the 2-D tasks were published: its first step sets the moments to g and g^2 and still corrects their bias.
+    'adam' is torch.optim.Adam, 'sgd' plain gradient descent, 'adam-pl' PennyLane's AdamOptimizer, which adds its eps
+    before the bias correction. 'adam-pl07' is that of PennyLane 0.7, with which the 2-D tasks were published: its
+    first step sets the moments to g and g^2 and still corrects their bias.
     """
     angles = circuit_angles(module)
     lrs = []
@@ -277,8 +278,7 @@ def make_optimizer(model: Stack, module: nn.Module, rates: Sequence[Rates], conf
         for p, lr, g, m, v in zip(model.trainable, lrs, gradients, first, second, strict=True):
             m.copy_(g) if whole else m.lerp_(g, 1 - beta1)
             v.copy_(g * g) if whole else v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
-            # PennyLane 0.7 adds eps before the bias correction, torch after it
-            scale = v.sqrt() + eps if config.optimizer == "adam-pl07" else v.sqrt() + eps * root
+            scale = v.sqrt() + eps * (root if config.optimizer == "adam" else 1)
             p.sub_(lr * decay * root / (1 - beta1**count) * m / scale)
 
     return step
@@ -353,8 +353,8 @@ class Network(nn.Module):
 
 def network_optimizer(model: nn.Module, rates: Rates, config: TrainConfig) -> torch.optim.Optimizer:
     """torch's optimiser with one parameter group each for angles, the rest of the head, and the backbone."""
-    if config.optimizer == "adam-pl07":
-        raise ValueError("optimizer 'adam-pl07' trains heads on features or points only; use adam or sgd for networks")
+    if config.optimizer not in ("adam", "sgd"):
+        raise ValueError(f"optimizer '{config.optimizer}' trains heads on features only; use adam or sgd for networks")
     angles = {f"head.{name}" for name in circuit_angles(model.head)}
     groups: dict[float | str, list] = {"backbone": [], "quantum": [], "classical": []}
     for name, p in model.named_parameters():
