@@ -92,7 +92,9 @@ def verify(options: argparse.Namespace) -> int:
     from qtl_utils.verify import verify as compare
 
     folder = _finished_study(options)
-    return compare(folder, paths.PROJECT / "results" / "reference" / folder.name)
+    verdict = compare(folder, paths.PROJECT / "results" / "reference" / folder.name)
+    print(verdict)
+    return 0 if verdict.ok else FAILED
 
 
 # ---- checks
@@ -235,12 +237,19 @@ def _logged(log: str) -> Iterator[None]:
         raise SystemExit(FAILED) from None
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="run_all.sh", description=__doc__)
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence."""
+
+    def error(self, message):
+        self.exit(USER_ERROR, f"Error: {message}; see ./run_all.sh --help\n")
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="run_all.sh", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(function, name, study=True):
-        sub = commands.add_parser(name, help=function.__doc__.splitlines()[0], prog=f"run_all.sh {name}")
+        sub = commands.add_parser(name, prog=f"run_all.sh {name}", help=function.__doc__, allow_abbrev=False)
         sub.set_defaults(command=function)
         if study:
             sub.add_argument("study", nargs="?", default="default", help="a study file or a name in studies/")
@@ -251,7 +260,8 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--cores", type=_cores, default=available_cores(), help="jobs x threads at most")
     one.add_argument("--dry-run", "-n", action="store_true", help="only list what would run")
     one.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of the study")
-    one.add_argument("--profile", default="local", help="a folder of workflow/profiles: local or slurm")
+    profiles = sorted(path.parent.name for path in paths.PROJECT.glob("workflow/profiles/*/config.yaml"))
+    one.add_argument("--profile", choices=profiles, default="local", help="how jobs are started")
     two = command(report, "report")
     two.add_argument("--folder", help=argparse.SUPPRESS)
     two.add_argument("--log", default=os.devnull, help=argparse.SUPPRESS)

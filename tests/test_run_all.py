@@ -1,0 +1,237 @@
+"""The command: what it says, what it computes again and what not, and that nothing can tear a study."""
+
+import fcntl
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from toy_project import run_all, toy_project
+
+from qtl_utils.paths import PROJECT
+
+TOY = """
+datasets: {digits: {dataset: digits}}
+backbones: {vit: {model: tiny_vit}}
+defaults: {dataset: digits, backbone: vit, epochs: 3}
+runs:
+  heads: {variants: [A, C]}
+  B: {variants: [B], seeds: 2}
+"""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A toy project in a folder whose name has spaces, with its study run once."""
+    project = toy_project(tmp_path_factory.mktemp("with spaces") / "my project")
+    (project / "studies" / "toy.yaml").write_text(TOY)
+    done = run_all(project, "toy")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("results/toy/report/index.html\n")
+    return project
+
+
+@pytest.fixture
+def toy(finished, tmp_path):
+    """A copy of the finished toy project, times kept."""
+    shutil.copytree(finished, tmp_path / "copy of it")
+    return tmp_path / "copy of it"
+
+
+def ran(done):
+    """The names of the notebooks that a call executed, in the order of starting."""
+    assert done.returncode == 0, done.stderr
+    return [line.split()[1] for line in done.stdout.splitlines() if line.startswith("  started")]
+
+
+def refuse(done, code, text):
+    assert done.returncode == code
+    assert text in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+# ---- what it says
+
+
+def test_help_names_every_command():
+    done = run_all(PROJECT, "--help")
+    assert done.returncode == 0
+    for word in ("test", "lab", "report", "verify", "--cores", "--dry-run", "--set", "--cpu", "--profile"):
+        assert word in done.stdout
+
+
+def test_an_unknown_study_is_one_sentence():
+    done = run_all(PROJECT, "smoek")
+    refuse(done, 2, "Error: unknown study 'smoek'")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("option", [["--coers", "2"], ["--cores", "0"], ["--cores", "many"], ["--profile", "cloud"]])
+def test_an_unknown_option_is_one_sentence(option):
+    done = run_all(PROJECT, "smoke", *option)
+    refuse(done, 2, "Error: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_study_file_is_found_from_the_users_folder(finished, tmp_path):
+    (tmp_path / "mine.yaml").write_text(TOY)
+    done = run_all(finished, "mine.yaml", "--dry-run", cwd=tmp_path)
+    assert "would run digits/02_train_variant-heads: not done yet" in done.stdout
+
+
+def test_a_dry_run_leaves_nothing_behind(toy, tmp_path):
+    done = run_all(toy, "toy", "--dry-run", "--results-dir", str(tmp_path / "other"))
+    assert done.stdout.count("would run") == 5
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_python_that_is_too_old_is_named(tmp_path):
+    (tmp_path / "python3").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "python3").chmod(0o755)
+    for tool in ("bash", "dirname", "cksum", "cat"):
+        (tmp_path / tool).symlink_to(shutil.which(tool))
+    project = tmp_path / "project"
+    project.mkdir()
+    for name in ("run_all.sh", "requirements.lock"):
+        shutil.copy(PROJECT / name, project / name)
+    command = ["bash", str(project / "run_all.sh"), "smoke"]
+    done = subprocess.run(command, env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=False)
+    refuse(done, 2, "Error: Python 3.11 or newer is needed")
+
+
+# ---- what it computes
+
+
+def test_a_second_run_computes_nothing_and_is_quick(toy):
+    start = time.monotonic()
+    assert ran(run_all(toy, "toy")) == []
+    assert time.monotonic() - start < 6
+
+
+def test_every_study_leaves_what_the_formats_promise(finished):
+    folder = finished / "results" / "toy"
+    files = ["study.json", "manifest.json", "tables/accuracy.csv", "figures/factorial.png", "report/index.html"]
+    files += ["notebooks/digits/01_dataset_preparation.ipynb", "notebooks/digits/02_train_variant-B.ipynb"]
+    assert [name for name in files if not (folder / name).is_file()] == []
+    assert not list(folder.rglob("*.part*"))
+
+
+def test_a_changed_parameter_reruns_only_what_depends_on_it(toy):
+    assert ran(run_all(toy, "toy", "--set", "runs.B.seeds=3")) == ["digits/02_train_variant-B", "07_results"]
+    assert "B,3," in (toy / "results" / "toy" / "tables" / "accuracy.csv").read_text()
+
+
+def test_a_dry_run_does_not_change_the_study_that_was_run(toy):
+    before = (toy / "results" / "toy" / "study.json").read_text()
+    assert "would run digits/02_train_variant-B" in run_all(toy, "toy", "-n", "--set", "runs.B.seeds=3").stdout
+    assert (toy / "results" / "toy" / "study.json").read_text() == before
+
+
+def test_a_changed_cell_reruns_its_notebook_and_a_saved_one_does_not(toy):
+    path = toy / "notebooks" / "07_results.ipynb"
+    notebook = json.loads(path.read_text())
+    notebook["metadata"]["kernelspec"] = {"name": "other", "display_name": "x", "language": "python"}
+    path.write_text(json.dumps(notebook))
+    assert ran(run_all(toy, "toy")) == []
+    path.write_text(path.read_text().replace("It is a toy.", "It was a toy."))
+    assert ran(run_all(toy, "toy")) == ["07_results"]
+
+
+@pytest.mark.slow
+def test_a_changed_module_reruns_what_uses_it(toy):
+    for name, expected in (("stats", 0), ("paths", 4)):  # the toy notebooks import paths only
+        path = toy / "qtl_utils" / f"{name}.py"
+        path.write_text(path.read_text() + "\n# changed\n")
+        assert len(ran(run_all(toy, "toy"))) == expected
+
+
+@pytest.mark.slow
+def test_a_run_taken_out_of_the_study_leaves_the_tables_and_comes_back(toy):
+    study = toy / "studies" / "toy.yaml"
+    study.write_text(TOY.replace("  B: {", "  # B: {"))
+    assert ran(run_all(toy, "toy")) == ["07_results"]
+    assert "B," not in (toy / "results" / "toy" / "tables" / "accuracy.csv").read_text()
+    study.write_text(TOY)
+    assert ran(run_all(toy, "toy")) == ["07_results"]
+    assert "B," in (toy / "results" / "toy" / "tables" / "accuracy.csv").read_text()
+
+
+def test_a_failed_notebook_is_explained_and_others_finish(toy):
+    done = run_all(toy, "toy", "--set", "runs.B.epochs=13", "--set", "runs.heads.seeds=3")
+    refuse(done, 1, "AssertionError: thirteen epochs bring bad luck")
+    assert "02_train_variant.ipynb failed in cell" in done.stderr
+    assert (toy / "results" / "toy" / "logs" / "digits" / "02_train_variant-B.failed.ipynb").is_file()
+    assert "heads,3," in (toy / "results" / "toy" / "runs" / "digits" / "heads" / "metrics.csv").read_text()
+    assert ran(run_all(toy, "toy", "--set", "runs.heads.seeds=3"))[-1] == "07_results"
+
+
+def test_a_second_run_of_the_same_study_is_turned_away(toy):
+    with (toy / "results" / "toy" / ".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        refuse(run_all(toy, "toy"), 75, "The study 'toy' is being run already")
+
+
+def test_the_report_is_rebuilt_alone(toy):
+    shutil.rmtree(toy / "results" / "toy" / "report")
+    done = run_all(toy, "report", "toy")
+    assert done.returncode == 0, done.stderr
+    assert (toy / "results" / "toy" / "report" / "index.html").is_file()
+
+
+def test_a_study_that_was_not_run_has_no_report(finished):
+    refuse(run_all(finished, "report", "smoke"), 2, "there are no results of 'smoke'")
+
+
+# ---- the real thing
+
+
+def real_project(folder):
+    names = ("qtl_utils", "workflow", "report", "studies", "notebooks")
+    for name in names:
+        shutil.copytree(PROJECT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb*"))
+    for name in ("run_all.sh", "pyproject.toml", "requirements.lock"):
+        shutil.copy2(PROJECT / name, folder / name)
+    return folder
+
+
+def test_smoke_runs_from_one_command_to_its_report(tmp_path):
+    project = real_project(tmp_path / "a real copy")
+    assert len(ran(run_all(project, "smoke"))) == 5
+    assert ran(run_all(project, "smoke")) == []
+    answer = json.loads((project / "results" / "smoke" / "tables" / "answer.json").read_text())
+    assert answer["question"] in (project / "results" / "smoke" / "report" / "index.html").read_text()
+
+
+def tables(project):
+    return {path.name: path.read_bytes() for path in (project / "results" / "smoke" / "tables").iterdir()}
+
+
+def kill_once(project, seconds):
+    """Starts the smoke study and kills the main process, not its children, after that long."""
+    command = [str(project / "run_all.sh"), "smoke"]
+    environment = os.environ | {"VIRTUAL_ENV": sys.prefix}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+
+@pytest.mark.slow
+def test_killed_runs_end_in_the_same_tables(tmp_path):
+    whole, torn = real_project(tmp_path / "whole"), real_project(tmp_path / "torn")
+    assert run_all(whole, "smoke").returncode == 0
+    seed = random.randrange(1000)
+    moments = [random.Random(seed + i).uniform(4, 30) for i in range(3)]
+    for seconds in moments:
+        kill_once(torn, seconds)
+    done = run_all(torn, "smoke")
+    assert done.returncode == 0, (moments, done.stderr)
+    assert tables(torn) == tables(whole), moments
+    assert ran(run_all(torn, "smoke")) == []
