@@ -253,7 +253,7 @@ def _parser() -> Parser:
         sub.set_defaults(command=function)
         if study:
             sub.add_argument("study", nargs="?", default="default", help="a study file or a name in studies/")
-            sub.add_argument("--results-dir", help="the folder for results; default: results/")
+            sub.add_argument("--results-dir", type=os.path.abspath, help="the folder for results; default: results/")
         return sub
 
     one = command(run, "run")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from qtl_utils.paths import PROJECT, user_path
 
@@ -22,6 +22,15 @@ def _share(value: Any) -> Any:
 
 
 Share = Annotated[int | float, BeforeValidator(_share)]
+
+
+def _settled(path: str) -> str:
+    """`path` as notebooks find it too: one beside the user, not in the project, becomes absolute."""
+    found = user_path(path)
+    return str(found) if found.exists() and not (PROJECT / path).exists() else path
+
+
+UserPath = Annotated[str, AfterValidator(_settled)]
 
 
 class Section(BaseModel):
@@ -44,7 +53,7 @@ class DataConfig(Section):
     """Which samples, and how they are divided."""
 
     dataset: str = "digits"  # a key of qtl_utils.data.DATASETS
-    data_dir: str | None = None  # a folder of images, where the data set takes one
+    data_dir: UserPath | None = None  # a folder of images, where the data set takes one
     image_size: int = Field(32, ge=8, le=1024)  # pixels, after resizing and centre crop
     options: dict[str, Any] = {}  # passed to the data set, e.g. {turns: 2.0}
     protocol: Literal["repeated", "as_published", "fixed"] = "repeated"
@@ -71,7 +80,7 @@ class BackboneConfig(Section):
 
     model: str = "resnet18"  # a torchvision classifier, 'tiny_vit', or 'none' for 2-D points
     init: Literal["imagenet", "file", "source", "random"] = "source"
-    weights: str | None = None  # .safetensors or .pth, for init: file
+    weights: UserPath | None = None  # .safetensors or .pth, for init: file
     source_dataset: str = "digits_source"  # what init: source is trained on
     source_epochs: int = Field(8, ge=1)
     source_lr: Rate = 1e-3
