@@ -1,0 +1,53 @@
+"""What the README shows works: its examples run, its files exist, its notebooks are all of them."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from qtl_utils import circuits, heads
+from qtl_utils.config import load_study
+from qtl_utils.heads import HeadSettings, count_parameters, make_head
+from qtl_utils.paths import PROJECT
+
+TEXT = (PROJECT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, re.DOTALL)
+
+
+def block(language, containing):
+    (found,) = [code for kind, code in BLOCKS if kind == language and containing in code]
+    return found
+
+
+def test_the_circuit_of_the_readme_works_as_a_head():
+    exec(block("python", "brickwork"), {})
+    head = make_head("A", HeadSettings(6, 3, ansatz="brickwork"), 0)
+    counts = count_parameters(head, torch.randn(5, 6))
+    assert counts["quantum"] == 24 and counts["receiving_gradient"] == counts["trainable"]
+    circuits.ANSATZE.pop("brickwork")
+
+
+def test_the_variant_of_the_readme_is_built():
+    exec(block("python", "C-gelu"), {})
+    assert make_head("C-gelu", HeadSettings(6, 3), 0)(torch.randn(2, 6)).shape == (2, 3)
+    heads.VARIANTS.pop("C-gelu")
+
+
+def test_the_study_of_the_readme_is_valid(tmp_path):
+    for name in ("ants", "bees"):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "pictures" / name / "1.png")
+    file = tmp_path / "my_study.yaml"
+    file.write_text(block("yaml", "my_study").replace("pictures", str(tmp_path / "pictures")))
+    assert set(load_study(file).runs) == {"heads", "B"}
+
+
+@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\((?!https?:)([^)#]+)\)", TEXT))))
+def test_every_linked_file_exists(link):
+    assert (PROJECT / link).exists()
+
+
+def test_every_notebook_is_in_the_map():
+    assert set(re.findall(r"\(notebooks/(\S+)\)", TEXT)) == {p.name for p in (PROJECT / "notebooks").glob("*.ipynb")}
