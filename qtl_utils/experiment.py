@@ -202,6 +202,8 @@ def fit_variant(variant: str, inputs: Inputs, config: TrainConfig, *, folder: Pa
 
 def fit_frozen(variant, inputs: Inputs, config: TrainConfig, replicas: Sequence[Replica], device) -> Fit:
     """Trains a head on the frozen features of `inputs` for all `replicas`."""
+    if device.type == "mps":  # heads sum up in double precision, which it has not
+        device = torch.device("cpu")
     features = inputs.features
     if config.feature_scaling == "standard":
         features = scale_features(features, inputs.splits)

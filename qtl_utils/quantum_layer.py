@@ -75,6 +75,8 @@ class QuantumLayer(nn.Module):
 
     def run(self, inputs: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """Angles (R, B, n) and R weight sets (R, *shape) -> expectation values (R, B, n), in one QNode call."""
+        if inputs.device.type == "mps":  # which has no double precision; the circuit is small enough for the CPU
+            return self.run(inputs.cpu(), weights.cpu()).to(inputs.device)
         replicas, batch, _ = inputs.shape
         if not replicas * batch:
             return inputs.new_zeros(inputs.shape) * inputs.sum()

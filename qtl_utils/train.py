@@ -326,7 +326,7 @@ def fit_network(
         scheduler.step()
         logits = network_logits(model, pixels, chosen)
         loss = cross_entropy(logits, labels[chosen]).item()
-        history[0, epoch, 1] = loss, (logits.argmax(1) == labels[chosen]).double().mean().item()
+        history[0, epoch, 1] = loss, (logits.argmax(1) == labels[chosen]).sum().item() / len(chosen)
         best.update(epoch, history[:, epoch, 1], _row(model))
         if checkpoint and time.perf_counter() - saved > CHECKPOINT_SECONDS:
             _save(checkpoint, epoch + 1, model, optimizer, scheduler, history, best)
@@ -336,7 +336,7 @@ def fit_network(
     weights = {name: p.detach().clone().cpu()[None] for name, p in model.head.named_parameters()}
     model.load_state_dict({name: value[0] for name, value in best.parameters.items()})
     logits["best"] = network_logits(model, pixels, everything)
-    logits = {kind: values.double().cpu().numpy()[None] for kind, values in logits.items()}
+    logits = {kind: values.cpu().double().numpy()[None] for kind, values in logits.items()}
     return Fit((replica,), history, best.epoch, logits, weights, np.array([time.perf_counter() - start]))
 
 
