@@ -19,7 +19,8 @@ from qtl_utils import paths
 from qtl_utils.config import StudyConfig, StudyError, check_names, find_study, load_study, parse_overrides, unknown_name
 from qtl_utils.environment import available_cores, find_device
 
-USER_ERROR, FAILED, BUSY = 2, 1, 75
+USER_ERROR, FAILED, BUSY, INTERRUPTED = 2, 1, 75, 130
+OF_JOBS = ("CalledProcessError", "At least one job", "Exiting because a job")  # what Snakemake adds to a failed job
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -27,6 +28,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.command(options)
+    except KeyboardInterrupt:
+        return INTERRUPTED
     except BlockingIOError:
         print(f"The study '{options.study}' is being run already; wait until that run ends.", file=sys.stderr)
         return BUSY
@@ -45,6 +48,7 @@ def run(options: argparse.Namespace) -> int:
         with tempfile.TemporaryDirectory() as scratch:
             (Path(scratch) / "study.json").write_text(resolved, encoding="utf-8")
             return _snakemake(folder if folder.is_dir() else Path(scratch), options, Path(scratch) / "study.json")
+    start = time.time()
     with paths.lock(folder / ".lock"):
         _write_if_changed(folder / "study.json", resolved)
         _write_if_changed(folder / ".checked", _state(study))
@@ -52,16 +56,24 @@ def run(options: argparse.Namespace) -> int:
         code = _snakemake(folder, options)
     if code == 0:
         print(f"Report: {folder / 'report' / 'index.html'}")
+        return 0
+    logs = [log for log in sorted(folder.glob("logs/**/*.log")) if log.stat().st_size and log.stat().st_mtime >= start]
+    for log in logs:
+        print(f"Failed: {log.relative_to(folder / 'logs').with_suffix('')}, see {log}", file=sys.stderr)
+    print("Not finished; the same command continues with what is missing.", file=sys.stderr)
     return code
 
 
 def report(options: argparse.Namespace) -> int:
     """Rebuilds the report of a study from what its folder holds."""
+    from qtl_utils.notebook import stop_with_parent
     from qtl_utils.report import build_report
 
     if options.folder:
+        stop_with_parent()
         with _logged(options.log):
             build_report(Path(options.folder))
+        print("  finished  report", flush=True)
         return 0
     folder = _finished_study(options)
     with paths.lock(folder / ".lock"):
@@ -194,10 +206,11 @@ def _snakemake(folder: Path, options: argparse.Namespace, dry_study: Path | None
     workflow = paths.PROJECT / "workflow"
     profile = workflow / "profiles" / options.profile
     command = ["--snakefile", workflow / "Snakefile", "--directory", folder, "--profile", profile]
-    command += ["--cores", options.cores]
+    here = options.profile == "local"
+    command += ["--cores", options.cores or available_cores()] if here else ["--jobs", options.cores or 100]
     if dry_study:
         command += ["--dry-run", "--config", f"study={dry_study}"]
-    if options.profile == "local" or dry_study:
+    if here or dry_study:
         logger.addFilter(_only_what_matters)
     with contextlib.redirect_stderr(io.StringIO()):  # which profile it uses
         parser, parsed = cli.parse_args([str(part) for part in command])
@@ -208,8 +221,8 @@ def _only_what_matters(record: logging.LogRecord) -> bool:
     """Jobs speak for themselves: of Snakemake's messages its own errors are left, and a line per job of a dry run."""
     if getattr(record, "event", None) == "job_info" and not record.local and record.rule_name != "all":
         print(f"  would run {Path(record.log[0]).with_suffix('').relative_to('logs')}: {_why(record.reason)}")
-    text = record.getMessage()
-    return record.levelno >= logging.ERROR and "CalledProcessError" not in text and "At least one" not in text
+    from_a_job = getattr(record, "event", None) == "job_error" or any(text in record.getMessage() for text in OF_JOBS)
+    return record.levelno >= logging.ERROR and not from_a_job
 
 
 def _why(reason: str) -> str:
@@ -257,7 +270,7 @@ def _parser() -> Parser:
         return sub
 
     one = command(run, "run")
-    one.add_argument("--cores", type=_cores, default=available_cores(), help="jobs x threads at most")
+    one.add_argument("--cores", type=_cores, help="jobs x threads at most; with slurm: jobs at most")
     one.add_argument("--dry-run", "-n", action="store_true", help="only list what would run")
     one.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of the study")
     profiles = sorted(path.parent.name for path in paths.PROJECT.glob("workflow/profiles/*/config.yaml"))
