@@ -47,7 +47,7 @@ find_python() { # sets PYTHON to an interpreter that is new enough
 }
 
 has_packages() { # whether the interpreter $1 has everything that pyproject.toml names
-  [ -x "$1" ] && "$1" -c 'import sys; from qtl_utils.environment import missing; sys.exit(bool(missing()))' 2>/dev/null
+  [ -x "$1" ] && "$1" -P -c 'import sys; from qtl_utils.environment import missing; sys.exit(bool(missing()))' 2>/dev/null
 }
 
 make_venv() { # an empty .venv with pip, also where Debian's python3-venv (ensurepip) is missing
@@ -135,6 +135,6 @@ case "${1:-}" in
     cd "$HERE/notebooks"
     exec "$PYTHON" -m jupyterlab "$@"
     ;;
-  report | verify) exec "$PYTHON" -m qtl_utils "$@" ;;
-  *) exec "$PYTHON" -m qtl_utils run "$@" ;;
+  report | verify) exec "$PYTHON" -P -m qtl_utils "$@" ;;
+  *) exec "$PYTHON" -P -m qtl_utils run "$@" ;;
 esac

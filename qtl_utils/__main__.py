@@ -73,7 +73,7 @@ def report(options: argparse.Namespace) -> int:
         stop_with_parent()
         with _logged(options.log):
             build_report(Path(options.folder))
-        print("  finished  report", flush=True)
+        _say("  finished  report")
         return 0
     folder = _finished_study(options)
     with paths.lock(folder / ".lock"):
@@ -92,10 +92,10 @@ def execute(options: argparse.Namespace) -> int:
     name = Path(options.out).with_suffix("").relative_to("notebooks")
     start = time.monotonic()
     with _logged(options.log):
-        print(f"  started   {name}", flush=True)
+        _say(f"  started   {name}")
         parameters = json.loads(options.parameters)
         run_notebook(source, options.out, parameters, threads=options.threads, failed=failed)
-    print(f"  finished  {name} ({time.monotonic() - start:.0f} s)", flush=True)
+    _say(f"  finished  {name} ({time.monotonic() - start:.0f} s)")
     return 0
 
 
@@ -235,6 +235,11 @@ def _why(reason: str) -> str:
         if text.lower() in reason.lower():
             return why
     return reason.split(";")[0]
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")  # one write: lines of jobs that run at once do not mix
+    sys.stdout.flush()
 
 
 @contextlib.contextmanager

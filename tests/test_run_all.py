@@ -105,6 +105,55 @@ def test_a_python_that_is_too_old_is_named(tmp_path):
     refuse(done, 2, "Error: Python 3.11 or newer is needed")
 
 
+# ---- set-up, with next to nothing to install
+
+
+def set_up_alone(project, path, **environment):
+    """`./run_all.sh smoke` in a project that needs setuptools only; it stops when its set-up is done."""
+    (project / "qtl_utils").mkdir(parents=True)
+    for name in ("run_all.sh", "qtl_utils/environment.py", "qtl_utils/paths.py", "qtl_utils/__init__.py"):
+        shutil.copy(PROJECT / name, project / name)
+    (project / "qtl_utils" / "__main__.py").write_text("import sys; print(sys.executable)")
+    pinned = next(line for line in (PROJECT / "requirements.lock").read_text().splitlines() if "setuptools==" in line)
+    (project / "requirements.lock").write_text(pinned + "\n")
+    text = (PROJECT / "pyproject.toml").read_text()
+    start, end = text.index("dependencies = ["), text.index("]\n", text.index("dependencies = ["))
+    (project / "pyproject.toml").write_text(text[:start] + 'dependencies = ["setuptools"' + text[end:])
+    kept = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "CONDA_PREFIX")}
+    path.mkdir(exist_ok=True)
+    command = [str(project / "run_all.sh"), "smoke"]
+    environment = kept | {"PATH": f"{path}:{os.environ['PATH']}"} | environment
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.mark.slow
+def test_set_up_works_where_debian_left_ensurepip_out(tmp_path):
+    path, project = tmp_path / "bin", tmp_path / "a project"
+    path.mkdir()
+    real = getattr(sys, "_base_executable", sys.executable)
+    (path / "python3").write_text(f"""#!/bin/sh
+case "$*" in *ensurepip*) exit 1 ;; esac
+exec "{real}" "$@"
+""")
+    (path / "python3").chmod(0o755)
+    done = set_up_alone(project, path)
+    if "could not be installed" in done.stderr:
+        pytest.skip("no package index")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == str(project / ".venv" / "bin" / "python")
+
+
+@pytest.mark.slow
+def test_set_up_without_a_network_is_one_sentence_and_is_done_again(tmp_path):
+    nowhere = {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "0"}
+    nowhere |= {"PIP_FIND_LINKS": "", "PIP_EXTRA_INDEX_URL": "", "PIP_NO_CACHE_DIR": "1"}
+    project = tmp_path / "a project"
+    refuse(
+        set_up_alone(project, tmp_path / "bin", **nowhere), 1, "Error: the packages of requirements.lock could not be"
+    )
+    assert not (project / ".venv" / ".installed").exists()
+
+
 # ---- what it computes
 
 
