@@ -18,7 +18,7 @@ from qtl_utils.environment import progress
 from qtl_utils.heads import circuit_angles
 from qtl_utils.paths import atomic
 
-MAX_PARAMETERS = 20_000_000  # of all replicas that are trained at once
+MAX_PARAMETERS = 1_000_000  # of all replicas that are trained at once: what stays in cache is faster
 MAX_AMPLITUDES = 2**18  # samples x 2^n_qubits that go through a circuit at once
 CHECKPOINT_SECONDS = 60.0
 EVALUATION_BATCH = 128  # images per forward pass when a network is evaluated
@@ -265,21 +265,25 @@ def make_optimizer(model: Stack, module: nn.Module, rates: Sequence[Rates], conf
     if config.optimizer == "sgd":
         return lambda gradients, decay: _descend(model.trainable, lrs, gradients, decay)
     beta1, beta2, eps = 0.9, config.beta2, 1e-8
-    first = [torch.zeros_like(p) for p in model.trainable]
-    second = [torch.zeros_like(p) for p in model.trainable]
-    count = 0
+    moments, count = [], 0  # per parameter: first moment, second moment, scratch
 
     @torch.no_grad()
     def step(gradients, decay):
         nonlocal count
         count += 1
+        if count == 1:  # in the gradient's memory layout, which batched matrix products transpose
+            moments.extend((torch.zeros_like(g), torch.zeros_like(g), torch.empty_like(g)) for g in gradients)
+            for p, g in zip(model.trainable, gradients, strict=True):
+                p.data = torch.empty_like(g).copy_(p)
         whole = count == 1 and config.optimizer == "adam-pl07"
         root = math.sqrt(1 - beta2**count)
-        for p, lr, g, m, v in zip(model.trainable, lrs, gradients, first, second, strict=True):
+        for p, lr, g, (m, v, scale) in zip(model.trainable, lrs, gradients, moments, strict=True):
             m.copy_(g) if whole else m.lerp_(g, 1 - beta1)
             v.copy_(g * g) if whole else v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
-            scale = v.sqrt() + eps * (root if config.optimizer == "adam" else 1)
-            p.sub_(lr * decay * root / (1 - beta1**count) * m / scale)
+            # the smallest numbers, zero among them, make square roots ten times slower on some CPUs
+            torch.clamp(v, min=1e-37, out=scale).sqrt_().add_(eps * (root if config.optimizer == "adam" else 1))
+            # p -= lr * decay * root / (1 - beta1^t) * m / scale
+            p.addcdiv_(m, scale.div_(lr), value=-decay * root / (1 - beta1**count))
 
     return step
 
