@@ -100,10 +100,19 @@ def tuning(tables: Tables) -> pd.DataFrame:
 
 
 def headline(accuracy: pd.DataFrame) -> pd.DataFrame:
-    """The accuracy table as text for the report's first page: mean ± sd, interval and n of what was run."""
+    """The accuracy table for the report's first page: a row per variant, mean and interval of each group as text.
+
+    2-D data sets, which have tables of their own, are left out beside images.
+    """
     rows = accuracy[accuracy["n"] > 0]
-    frame = rows[[*GROUP, "variant"]].assign(accuracy=_joined(rows["accuracy"], rows["sd"], "{:.3f} ± {:.3f}"))
-    return frame.assign(**{"95 % interval": _joined(rows["low"], rows["high"], "[{:.3f}, {:.3f}]")}, n=rows["n"])
+    flat = rows["backbone"] == NO_BACKBONE
+    rows = rows if flat.all() else rows[~flat]
+    ends = _joined(rows["low"], rows["high"], " [{:.3f}, {:.3f}]")
+    text = [f"{mean:.3f}{end.strip('–')}" for mean, end in zip(rows["accuracy"], ends, strict=True)]
+    columns = [title(key) for key in rows[GROUP].itertuples(index=False, name=None)]
+    frame = pd.DataFrame({"variant": rows["variant"], "group": columns, "text": text})
+    wide = frame.pivot(index="variant", columns="group", values="text").fillna("")
+    return wide.loc[in_order(frame["variant"]), list(dict.fromkeys(columns))].reset_index().rename_axis(columns=None)
 
 
 def every(tables: Tables) -> dict[str, pd.DataFrame]:
@@ -121,12 +130,16 @@ def every(tables: Tables) -> dict[str, pd.DataFrame]:
 def answer(comparisons: pd.DataFrame) -> list[str]:
     """The study's answer in sentences: how the pre-specified tests ended, then the first one of each group."""
     family = comparisons[comparisons["family"]]
-    n = family["verdict"].value_counts()
+    run = family[family["verdict"] != "not run"]
+    if run.empty:
+        return ["No pre-specified comparison was run: that takes A and one of " + ", ".join(stats.FAMILY) + "."]
+    n = run["verdict"].value_counts()
     ended = [n.get(verdict, 0) for verdict in ("higher", "lower", "equivalent", "not distinguishable")]
     text = "Of {} pre-specified comparisons of A on last-epoch test accuracy, A is higher in {}, lower in {}, "
-    text += "equivalent within 2 points in {}, not distinguishable in {}; {} could not be tested."
-    lines = [text.format(len(family), *ended, len(family) - sum(ended))]
-    for key, part in groups(family[family["verdict"] != "not run"]):
+    text += "equivalent within 2 points in {} and not distinguishable in {}"
+    rest = len(run) - sum(ended)
+    lines = [text.format(len(run), *ended) + (f"; {rest} could not be tested." if rest else ".")]
+    for key, part in groups(run):
         lines.append(f"{title(key)}: {part['sentence'].iloc[0]}")
     return lines
 
