@@ -6,6 +6,7 @@ Colours are those of Okabe & Ito (2008), told apart by colour-blind readers; mar
 import functools
 import io
 import math
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 

@@ -255,6 +255,8 @@ def sentence(comparison: Comparison) -> str:
     of = "" if c.metric == "accuracy" else f" in {c.metric.replace('_', ' ')}"
     plainly = f"{c.a} minus {c.b}{of} is {difference}{unit}" + (f" [{low}, {high}]" if c.low == c.low else "")
     n = f"{c.n_splits} split{'s' * (c.n_splits != 1)}, {c.n_seeds} seed{'s' * (c.n_seeds != 1)}"
+    leaves_out_zero = "; the interval leaves out zero, but one of several may by chance (Holm)"
+    holm = leaves_out_zero if c.low * c.high > 0 else ""
     near = ", which is equivalent within 2 points" if c.p_equivalent < ALPHA else ""
     return {
         "not run": f"{c.a} against {c.b}: not compared ({c.not_run}).",
@@ -265,5 +267,5 @@ def sentence(comparison: Comparison) -> str:
         "higher": f"{c.a} is higher than {c.b} {size}{near} ({n}).",
         "lower": f"{c.a} is lower than {c.b} {size}{near} ({n}).",
         "equivalent": f"{c.a} and {c.b} are equivalent within 2 points: {plainly} ({n}).",
-        "not distinguishable": f"{c.a} and {c.b} are not distinguishable at this n ({n}): {plainly}.",
+        "not distinguishable": f"{c.a} and {c.b} are not distinguishable at this n ({n}): {plainly}{holm}.",
     }[verdict(c)]
