@@ -79,9 +79,13 @@ def label(key: Sequence[str]) -> str:
 
 
 def save(figure: Figure | None, folder: Path, name: str) -> None:
-    """Writes `folder`/NAME.png (150 dpi) and NAME.svg; the same figure gives the same bytes, None nothing."""
+    """Writes `folder`/NAME.png (150 dpi) and NAME.svg; the same figure gives the same bytes, None nothing.
+
+    What does not belong into file names, such as spaces, becomes '-'.
+    """
     if figure is None:
         return
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", name)
     with mpl.rc_context({"svg.hashsalt": "qtl", "svg.fonttype": "none"}):
         for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None, "Creator": None})):
             with atomic(folder / f"{name}{suffix}") as part:
