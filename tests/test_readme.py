@@ -1,5 +1,6 @@
-"""What the README shows works: its examples run, its files exist, its notebooks are all of them."""
+"""What the README shows works: its examples run, its files exist, its findings are those of the reference results."""
 
+import json
 import re
 
 import numpy as np
@@ -51,3 +52,9 @@ def test_every_linked_file_exists(link):
 
 def test_every_notebook_is_in_the_map():
     assert set(re.findall(r"\(notebooks/(\S+)\)", TEXT)) == {p.name for p in (PROJECT / "notebooks").glob("*.ipynb")}
+
+
+@pytest.mark.parametrize("answer", sorted((PROJECT / "results" / "reference").glob("*/tables/answer.json")))
+def test_the_findings_are_those_of_the_reference_results(answer):
+    sentences = json.loads(answer.read_text(encoding="utf-8"))["answer"]
+    assert sentences and all(f"- {sentence}\n" in TEXT for sentence in sentences)
