@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pooch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from requests.exceptions import RequestException
 
@@ -178,6 +177,8 @@ def fetch(base_url: str, filename: str, folder: Path, known_hash: str, by_hand: 
     FileNotFoundError if the server cannot be reached, ValueError if what it sends has another hash; both end
     with `by_hand`, what the user can do instead. Nothing half-written is left.
     """
+    import pooch  # here, because it asks for a progress widget as soon as it is imported
+
     url = f"{base_url.rstrip('/')}/{filename}"
     registry = {filename: known_hash}
     source = pooch.create(path=folder, base_url=f"{base_url.rstrip('/')}/", registry=registry, retry_if_failed=RETRIES)
