@@ -146,10 +146,11 @@ def load_state(network: nn.Module, state: dict[str, torch.Tensor], classifier: s
 
 
 def imagenet_url(model: str) -> str:
-    """Where torchvision keeps its first ImageNet weights (IMAGENET1K_V1) of `model`."""
+    """Where torchvision keeps ImageNet weights of `model`: IMAGENET1K_V1, or its default where there are none."""
     if model == "tiny_vit":
         raise ValueError("tiny_vit has no ImageNet weights; use init: source, random or file")
-    return torchvision.models.get_model_weights(model).IMAGENET1K_V1.url
+    weights = torchvision.models.get_model_weights(model)
+    return getattr(weights, "IMAGENET1K_V1", weights.DEFAULT).url
 
 
 def imagenet_state(

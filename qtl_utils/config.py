@@ -186,7 +186,21 @@ class StudyConfig(Section):
                 name = getattr(settings, kind)
                 if name not in known:
                     raise ValueError(f"runs.{run}.{kind}: {unknown_name(kind, name, known)}")
+            self._check_run(run, settings)
         return self
+
+    def _check_run(self, run: str, settings: RunConfig) -> None:
+        data, backbone = self.datasets[settings.dataset], self.backbones[settings.backbone]
+        if data.protocol == "as_published" and settings.lr_grid.classical:
+            raise ValueError(
+                f"runs.{run}.lr_grid: protocol 'as_published' has no validation set to choose rates on; "
+                "leave the grid empty"
+            )
+        if backbone.init == "source" and backbone.source_dataset == data.dataset:
+            raise ValueError(
+                f"backbones.{settings.backbone}.source_dataset: '{data.dataset}' is also what run '{run}' learns; "
+                "name other data to train the backbone on"
+            )
 
     def backbones_of(self, dataset: str) -> dict[str, BackboneConfig]:
         """The backbones that some run uses on `dataset`, in the order of the file."""

@@ -168,7 +168,7 @@ def progress(steps: Iterable, label: str) -> Iterable:
 
 
 class PeakMemory:
-    """Context manager: `bytes` is the largest resident memory of this process inside the block, sampled."""
+    """Context manager: `bytes` is the largest resident memory of the whole process inside the block, sampled."""
 
     def __init__(self, interval: float = 0.02):
         self.interval, self.bytes = interval, 0

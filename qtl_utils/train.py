@@ -97,10 +97,14 @@ def fit_heads(
 ) -> Fit:
     """Trains `build(seed)`, any module from features to logits, for all `replicas` together.
 
+    Dropout draws from torch's global generator; BatchNorm, which mixes the samples of a batch, is refused.
     features: (N, F), or (n_splits, N, F) where they are scaled per split. Every replica has its own initial weights,
     data order and learning rates, and ends as it would alone. Epoch selection as `selection_subset` says.
     """
-    groups = _groups(build(replicas[0].seed), splits, replicas, config)
+    module = build(replicas[0].seed)
+    if any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules()):
+        raise ValueError(f"{label}: heads on cached features cannot hold BatchNorm; use LayerNorm")
+    groups = _groups(module, splits, replicas, config)
     parts = [
         _fit_group(build, features, labels, splits, [replicas[i] for i in group], config, orders, label)
         for group in groups
@@ -158,7 +162,7 @@ def _fit_group(build, features, labels, splits, replicas, config, orders, label)
             logits = model(samples(index))
             loss, counts = masked_loss(logits, labels, index)
             total = loss if config.reduction == "sum" else loss / counts
-            gradients = torch.autograd.grad(total.sum(), model.trainable)
+            gradients = torch.autograd.grad(total.sum(), model.trainable, materialize_grads=True)
             step(gradients, config.lr_gamma ** (epoch // config.lr_step))
             sums += torch.stack([loss.detach().double(), hits(logits, labels, index), counts.double()], dim=1)
         history[:, epoch, 0] = (sums[:, :2] / sums[:, 2:]).cpu()
@@ -322,7 +326,8 @@ def fit_network(
     chosen = splits.indices(replica.split, selection_subset(splits))
     history, best, first = np.zeros((1, config.epochs, 2, 2)), Best(1, _row(model)), 0
     if checkpoint and checkpoint.is_file():
-        first = _resume(checkpoint, model, optimizer, scheduler, history, best)
+        first, before = _resume(checkpoint, model, optimizer, scheduler, history, best)
+        start -= before
     saved = time.perf_counter()
     for epoch in progress(range(first, config.epochs), label):
         torch.manual_seed(replica.seed * 100_003 + epoch)  # dropout and the like: the same after a resume
@@ -333,7 +338,8 @@ def fit_network(
         history[0, epoch, 1] = loss, (logits.argmax(1) == labels[chosen]).sum().item() / len(chosen)
         best.update(epoch, history[:, epoch, 1], _row(model))
         if checkpoint and time.perf_counter() - saved > CHECKPOINT_SECONDS:
-            _save(checkpoint, epoch + 1, model, optimizer, scheduler, history, best)
+            elapsed = time.perf_counter() - start
+            _save(checkpoint, epoch + 1, elapsed, model, optimizer, scheduler, history, best)
             saved = time.perf_counter()
     everything = np.arange(len(labels))
     logits = {"last": network_logits(model, pixels, everything)}
@@ -405,9 +411,10 @@ def _row(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: value[None] for name, value in model.state_dict().items()}
 
 
-def _save(path, epoch, model, optimizer, scheduler, history, best) -> None:
+def _save(path, epoch, seconds, model, optimizer, scheduler, history, best) -> None:
     state = {
         "epoch": epoch,
+        "seconds": seconds,
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "scheduler": scheduler.state_dict(),
@@ -418,7 +425,7 @@ def _save(path, epoch, model, optimizer, scheduler, history, best) -> None:
         torch.save(state, part)
 
 
-def _resume(path, model, optimizer, scheduler, history, best) -> int:
+def _resume(path, model, optimizer, scheduler, history, best) -> tuple[int, float]:
     state = torch.load(path, weights_only=True)
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
@@ -426,4 +433,4 @@ def _resume(path, model, optimizer, scheduler, history, best) -> int:
     history[:] = state["history"].numpy()
     epochs, scores, best.parameters = state["best"]
     best.epoch, best.score = epochs.numpy(), scores.numpy()
-    return state["epoch"]
+    return state["epoch"], state["seconds"]

@@ -7,7 +7,7 @@ import torch
 from sklearn.metrics import balanced_accuracy_score, log_loss
 
 from qtl_utils import experiment, runs
-from qtl_utils.config import BackboneConfig, DataConfig, RunConfig
+from qtl_utils.config import BackboneConfig, DataConfig, LrGrid, RunConfig
 from qtl_utils.experiment import candidates, classification_scores, open_inputs, run_variant, save_run, scale_features
 from qtl_utils.train import Rates
 
@@ -45,6 +45,12 @@ def test_a_source_backbone_is_trained_once_and_learns(tmp_path, monkeypatch):
     )
     random = experiment.backbones.load_backbone("tiny_vit", 32, "random", seed=3)
     assert not torch.equal(trained.network.conv_proj.weight, random.network.conv_proj.weight)
+
+
+def test_rates_are_never_chosen_on_the_test_set(tmp_path):
+    data, none = DataConfig(dataset="moons", protocol="as_published"), BackboneConfig(model="none", init="random")
+    with pytest.raises(ValueError, match="no validation set to choose rates on"):
+        run_variant("C", open_inputs(tmp_path, data, none), CONFIG, KEYS, tmp_path)
 
 
 def test_points_need_no_backbone_and_images_do(tmp_path):
@@ -162,4 +168,4 @@ def test_variants_that_do_not_fit_the_data_are_refused(tmp_path):
         tmp_path, DataConfig(dataset="moons", protocol="as_published"), BackboneConfig(model="none", init="random")
     )
     with pytest.raises(ValueError, match="'B' trains a backbone, and 2-D points have none"):
-        run_variant("B", points, CONFIG, KEYS, tmp_path)
+        run_variant("B", points, CONFIG.model_copy(update={"lr_grid": LrGrid()}), KEYS, tmp_path)

@@ -82,6 +82,17 @@ def test_a_users_own_module_is_trained_in_groups_of_any_size(monkeypatch):
     assert [r.seed for r in parts.replicas] == [0, 1, 2, 3, 4]
 
 
+def test_heads_that_mix_samples_are_refused():
+    with pytest.raises(ValueError, match="cannot hold BatchNorm; use LayerNorm"):
+        fit_heads(lambda seed: torch.nn.BatchNorm1d(5), *problem(), make_replicas([0], 2, [RATES]), CONFIG)
+
+
+def test_a_circuit_of_depth_zero_is_trained():
+    settings = HeadSettings(n_features=5, n_classes=3, n_qubits=3, depth=0)
+    found = fit_heads(lambda seed: make_head("A", settings, seed), *problem(), make_replicas([0], 2, [RATES]), CONFIG)
+    assert np.isfinite(found.logits["last"]).all()
+
+
 def test_frozen_parameters_of_a_module_stay():
     def build(seed):
         head = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.Linear(4, 3))
@@ -192,6 +203,7 @@ def test_a_killed_training_goes_on_to_the_same_end(tmp_path, monkeypatch):
     for kind in ("best", "last"):
         np.testing.assert_array_equal(found.logits[kind], expected.logits[kind])
     np.testing.assert_array_equal(found.history, expected.history)
+    assert found.seconds[0] > torch.load(file, weights_only=True)["seconds"] > 0
 
 
 class Counter:
