@@ -40,6 +40,7 @@ WRONG = [  # where, value, what the error says
     ("runs.heads.variants", ["A", "D"], "runs.heads.variants: unknown variant 'D'"),
     ("runs.heads.ansatz", "mari", "runs.heads.ansatz: unknown ansatz 'mari'"),
     ("runs.heads.encoding", "none", "runs.heads.encoding: unknown encoding 'none'"),
+    ("backbones.vit.source_dataset", "digits", "'digits' is also what run 'heads' learns; name other data"),
     ("runs.heads.device", "gpu", "runs.heads.device: 'gpu' is no device"),
     ("runs.heads.dataset", "digit", "runs.heads.dataset: unknown dataset 'digit'; known: digits"),
     ("runs.heads.backbone", "resnet", "runs.heads.backbone: unknown backbone 'resnet'; known: vit"),
@@ -168,3 +169,11 @@ def test_a_folder_beside_the_user_is_found_from_anywhere(tmp_path, monkeypatch):
 def test_load_study_raises_study_error(tmp_path):
     with pytest.raises(StudyError, match=r"mine\.yaml: threads"):
         load_study(write(tmp_path, STUDY | {"threads": 0}))
+
+
+def test_rates_cannot_be_chosen_where_there_is_no_validation_set(tmp_path):
+    content = copy.deepcopy(STUDY)
+    content["datasets"]["digits"] = {"dataset": "hymenoptera", "protocol": "as_published"}
+    content["runs"]["heads"]["lr_grid"] = {"classical": [{}], "quantum": [{}]}
+    with pytest.raises(StudyError, match="runs.heads.lr_grid: protocol 'as_published' has no validation set"):
+        load_study(write(tmp_path, content))
