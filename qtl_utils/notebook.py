@@ -169,11 +169,11 @@ def _explain(path: Path, error: Exception, failed: Path) -> str:
 def modules_used(path: str | Path) -> list[Path]:
     """The files of `qtl_utils` that a notebook or module imports, directly or through one another; sorted."""
     path = Path(path).resolve()
-    found, todo = set(), [path]
-    while todo:
-        new = _imports(todo.pop()) - found
+    found, pending = set(), [path]
+    while pending:
+        new = _imports(pending.pop()) - found
         found |= new
-        todo.extend(new)
+        pending.extend(new)
     return sorted(found - {path})
 
 
