@@ -1,0 +1,771 @@
+"""The Numba executor of `statevector`: SIMD kernels over blocks of samples, and the threads that run them.
+
+A block holds as many samples as a vector register has lanes, one sample a lane, whatever its replica; an amplitude is
+one vector. A pass applies up to three rotations to groups of 2, 4 or 8 amplitudes while they are in registers.
+Lanes never mix, so a sample's numbers do not depend on its neighbours, and blocks are added up in a fixed order, so
+the results do not depend on the number of threads.
+"""
+
+import math
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import llvmlite.binding
+import numpy as np
+import torch
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import NativeValue, intrinsic, models, register_model, typeof_impl, unbox
+
+from qtl_utils.statevector import INPUT, NOT_FINITE, WEIGHT
+
+VECTOR_BYTES = 64 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 32
+MAX_PASS = 3  # rotations of a pass
+PASS_WIDTH = 20  # integers that describe a pass
+KEPT_BYTES = 2**20  # of states kept from forward to backward; computing larger ones again costs no more
+SCRATCH_BYTES = 2**26  # of working memory that a thread keeps between calls
+PARALLEL_WORK = 100_000  # vector rotations below which a second thread costs more than it brings
+CHUNK = 256  # amplitudes summed up before they are added to the total: keeps float32 sums accurate
+
+
+# ---- vectors in Numba ------------------------------------------------------------------------------------------------
+
+
+class Vector(types.Type):
+    """`lanes` numbers in one register (or a few, where the processor's are narrower)."""
+
+    def __init__(self, scalar, lanes):
+        self.scalar, self.lanes = scalar, lanes
+        super().__init__(f"Vector({scalar}, {lanes})")
+
+
+class VectorKind(types.Type):
+    """The type of the argument that tells a kernel which vectors to compile for."""
+
+    def __init__(self, scalar, lanes):
+        self.vector = Vector(scalar, lanes)
+        super().__init__(f"VectorKind({scalar}, {lanes})")
+
+
+class Kind:
+    def __init__(self, scalar, lanes):
+        self._numba_type_, self.lanes = VectorKind(scalar, lanes), lanes
+
+
+@register_model(Vector)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, manager, kind):
+        base = ir.FloatType() if kind.scalar == types.float32 else ir.DoubleType()
+        super().__init__(manager, kind, ir.VectorType(base, kind.lanes))
+
+
+register_model(VectorKind)(models.OpaqueModel)
+
+
+@typeof_impl.register(Kind)
+def _typeof(value, context):
+    return value._numba_type_
+
+
+@unbox(VectorKind)
+def _unbox(kind, value, context):
+    return NativeValue(context.context.get_dummy_value())
+
+
+KINDS = {
+    torch.float32: Kind(types.float32, VECTOR_BYTES // 4),
+    torch.float64: Kind(types.float64, VECTOR_BYTES // 8),
+}
+
+
+def _pointer(builder, address, index, kind):
+    return builder.gep(builder.inttoptr(address, kind.as_pointer()), [index])
+
+
+@intrinsic
+def load(context, kind, address, index):
+    """The vector number `index` behind `address`."""
+
+    def generate(context, builder, signature, arguments):
+        value = context.get_value_type(signature.return_type)
+        loaded = builder.load(_pointer(builder, arguments[1], arguments[2], value))
+        loaded.align = 4
+        return loaded
+
+    return kind.vector(kind, address, index), generate
+
+
+@intrinsic
+def store(context, kind, address, index, value):
+    def generate(context, builder, signature, arguments):
+        stored = builder.store(arguments[3], _pointer(builder, arguments[1], arguments[2], arguments[3].type))
+        stored.align = 4
+        return context.get_dummy_value()
+
+    return types.void(kind, address, index, value), generate
+
+
+@intrinsic
+def get(context, kind, address, index):
+    """The single number `index` behind `address`."""
+
+    def generate(context, builder, signature, arguments):
+        value = context.get_value_type(signature.return_type)
+        return builder.load(_pointer(builder, arguments[1], arguments[2], value))
+
+    return kind.vector.scalar(kind, address, index), generate
+
+
+@intrinsic
+def put(context, kind, address, index, value):
+    def generate(context, builder, signature, arguments):
+        builder.store(arguments[3], _pointer(builder, arguments[1], arguments[2], arguments[3].type))
+        return context.get_dummy_value()
+
+    return types.void(kind, address, index, kind.vector.scalar), generate
+
+
+@intrinsic
+def integer(context, address, index):
+    """The 64-bit integer number `index` behind `address`."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.load(_pointer(builder, *arguments, ir.IntType(64)))
+
+    return types.int64(address, index), generate
+
+
+@intrinsic
+def real(context, address, index):
+    """The float64 number `index` behind `address`."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.load(_pointer(builder, *arguments, ir.DoubleType()))
+
+    return types.float64(address, index), generate
+
+
+@intrinsic
+def splat(context, kind, value):
+    """A vector with `value` in every lane."""
+
+    def generate(context, builder, signature, arguments):
+        kind = context.get_value_type(signature.return_type)
+        empty = ir.Constant(kind, ir.Undefined)
+        first = builder.insert_element(empty, arguments[1], ir.Constant(ir.IntType(32), 0))
+        mask = ir.Constant(ir.VectorType(ir.IntType(32), kind.count), [0] * kind.count)
+        return builder.shuffle_vector(first, empty, mask)
+
+    return kind.vector(kind, kind.vector.scalar), generate
+
+
+@intrinsic
+def lanes(context, kind):
+    count = kind.vector.lanes
+    return types.int64(kind), lambda context, builder, signature, arguments: ir.Constant(ir.IntType(64), count)
+
+
+@intrinsic
+def mul(context, a, b):
+    return a(a, b), lambda context, builder, signature, arguments: builder.fmul(*arguments)
+
+
+@intrinsic
+def add(context, a, b):
+    return a(a, b), lambda context, builder, signature, arguments: builder.fadd(*arguments)
+
+
+@intrinsic
+def number(context, kind, value):
+    """`value` in the vectors' precision."""
+
+    def generate(context, builder, signature, arguments):
+        return context.cast(builder, arguments[1], value, kind.vector.scalar)
+
+    return kind.vector.scalar(kind, value), generate
+
+
+def _call(builder, name, *vectors):
+    kind = vectors[0].type
+    name = f"llvm.{name}.v{kind.count}{kind.element.intrinsic_name}"
+    signature = ir.FunctionType(kind, [kind] * len(vectors))
+    return builder.call(cgutils.get_or_insert_function(builder.module, signature, name), vectors)
+
+
+def _fused(builder, a, b, c):
+    return _call(builder, "fmuladd", a, b, c)
+
+
+@intrinsic
+def fma(context, a, b, c):
+    """a * b + c"""
+    return a(a, b, c), lambda context, builder, signature, arguments: _fused(builder, *arguments)
+
+
+@intrinsic
+def parity(context, bits):
+    """1 where an odd number of `bits` is set, else 0."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.and_(builder.ctpop(arguments[0]), ir.Constant(ir.IntType(64), 1))
+
+    return types.int64(types.int64), generate
+
+
+@intrinsic
+def store_turn(context, kind, address, index, half):
+    """Stores cosine, sine and minus sine of the vector `half`, in radians, from the vector number `index` on."""
+
+    def generate(context, builder, signature, arguments):
+        _, address, index, x = arguments
+        kind = x.type
+        constant = lambda value: ir.Constant(kind, [value] * kind.count)  # noqa: E731
+        floor = lambda x: _call(builder, "floor", x)  # noqa: E731
+        single = isinstance(kind.element, ir.FloatType)
+        # x = k pi/2 + r with |r| <= pi/4; pi/2 in two parts
+        k = floor(_fused(builder, x, constant(2 / math.pi), constant(0.5)))
+        high, low = (float(np.float32(math.pi / 2)), None) if single else (math.pi / 2, 6.123233995736766e-17)
+        low = math.pi / 2 - high if low is None else low
+        r = _fused(builder, k, constant(-low), _fused(builder, k, constant(-high), x))
+        square = builder.fmul(r, r)
+        terms = [constant((-1) ** (n // 2) / math.factorial(n)) for n in range(18)]  # of Taylor's series
+        sine, cosine = terms[17], terms[16]
+        for n in range(15, 0, -2):
+            sine = _fused(builder, sine, square, terms[n])
+            cosine = _fused(builder, cosine, square, terms[n - 1])
+        sine = builder.fmul(sine, r)
+        half_k = floor(builder.fmul(k, constant(0.5)))
+        odd = builder.fcmp_ordered("!=", builder.fmul(half_k, constant(2.0)), k)
+        quarter_k = floor(builder.fmul(half_k, constant(0.5)))
+        sign = _fused(builder, _fused(builder, quarter_k, constant(-2.0), half_k), constant(-2.0), constant(1.0))
+        c = builder.fmul(sign, builder.select(odd, builder.fneg(sine), cosine))
+        s = builder.fmul(sign, builder.select(odd, cosine, sine))
+        for n, value in enumerate((c, s, builder.fneg(s))):
+            at = builder.add(index, ir.Constant(index.type, n))
+            builder.store(value, _pointer(builder, address, at, kind)).align = 4
+        return context.get_dummy_value()
+
+    return types.void(kind, address, index, half), generate
+
+
+# ---- a pass: up to three rotations while the amplitudes they mix are in registers -------------------------------------
+
+
+class _Pass:
+    """Emits the code of a pass of `size` rotations over groups of 2^size amplitudes.
+
+    Rotation a turns the pairs (u, v) of members m and m | 1 << a of a group: u' = c u + s v, v' = c v - s u, with s
+    negated where an odd number of the bits z is set in the index of u. Coefficients are three vectors a rotation:
+    c, s and -s.
+    """
+
+    def __init__(self, builder, vector, size, row, coefficients):
+        self.builder, self.vector, self.size = builder, vector, size
+        self.coefficients = coefficients
+        word = lambda position: builder.load(self._at(row, self.int(position), ir.IntType(64)))  # noqa: E731
+        x, self.z, pivots = ([word(2 + 3 * part + a) for a in range(size)] for part in range(3))
+        self.first = builder.mul(word(1), self.int(3))  # the first rotation's vectors
+        self.pivots = [(p, builder.sub(builder.shl(self.int(1), p), self.int(1))) for p in pivots]
+        flips = [[word(11 + 3 * a + b) for b in range(size)] for a in range(size)]
+        self.offsets = [self.xor(x[b] for b in self.bits(m)) for m in range(2**size)]
+        # whether z of rotation a changes the sign from member 0 to member m
+        self.flips = [[self.xor(flips[a][b] for b in self.bits(m)) for m in range(2**size)] for a in range(size)]
+        self.cosines = [self.coefficient(a, self.int(0)) for a in range(size)]
+
+    def int(self, value):
+        return ir.Constant(ir.IntType(64), value)
+
+    def bits(self, m):
+        return [b for b in range(self.size) if m >> b & 1]
+
+    def xor(self, values):
+        found = self.int(0)
+        for value in values:
+            found = self.builder.xor(found, value)
+        return found
+
+    def _at(self, address, index, kind):
+        return _pointer(self.builder, address, index, kind)
+
+    def load(self, address, index):
+        value = self.builder.load(self._at(address, index, self.vector))
+        value.align = 4
+        return value
+
+    def store(self, address, index, value):
+        self.builder.store(value, self._at(address, index, self.vector)).align = 4
+
+    def coefficient(self, a, which):
+        return self.load(self.coefficients, self.builder.add(self.first, self.builder.add(self.int(3 * a), which)))
+
+    def members(self, k):
+        """The indices of group number k: k with zeros put in at the pivots, and what the rotations reach from there."""
+        builder = self.builder
+        for pivot, below in self.pivots:
+            above = builder.shl(builder.lshr(k, pivot), builder.add(pivot, self.int(1)))
+            k = builder.or_(above, builder.and_(k, below))
+        return [builder.xor(k, offset) for offset in self.offsets]
+
+    def parity(self, bits):
+        return self.builder.and_(self.builder.ctpop(bits), self.int(1))
+
+    def pairs(self, a, members):
+        """The pairs that rotation a turns, with the parity that tells the sign of s."""
+        parity = self.parity(self.builder.and_(members[0], self.z[a]))
+        for m in range(2**self.size):
+            if not m >> a & 1:
+                yield m, m | 1 << a, self.builder.xor(parity, self.flips[a][m])
+
+    def turn(self, values, m, n, c, s):
+        u, v, builder = values[m], values[n], self.builder
+        values[m] = _fused(builder, c, u, builder.fmul(s, v))
+        values[n] = _fused(builder, c, v, builder.fmul(builder.fneg(s), u))
+
+    def sine(self, a, parity):
+        return self.coefficient(a, self.builder.add(parity, self.int(1)))
+
+
+@intrinsic(prefer_literal=True)
+def turn_forward(context, kind, size, state, coefficients, row, groups):
+    """Applies the pass described by `row` to `state`."""
+    size_ = size.literal_value
+
+    def generate(context, builder, signature, arguments):
+        _, _, state, coefficients, row, groups = arguments
+        step = _Pass(builder, context.get_value_type(kind.vector), size_, row, coefficients)
+        with cgutils.for_range(builder, groups) as loop:
+            members = step.members(loop.index)
+            values = [step.load(state, i) for i in members]
+            for a in range(size_):
+                for m, n, parity in step.pairs(a, members):
+                    step.turn(values, m, n, step.cosines[a], step.sine(a, parity))
+            for i, value in zip(members, values, strict=True):
+                step.store(state, i, value)
+        return context.get_dummy_value()
+
+    return types.void(kind, size, state, coefficients, row, groups), generate
+
+
+@intrinsic(prefer_literal=True)
+def turn_backward(context, kind, size, state, other, coefficients, slopes, row, start, stop):
+    """Undoes a pass on `state` and `other` = O state, and adds the rotations' derivatives of <O> to `slopes`.
+
+    Two vectors before `slopes` are all +1 and all -1.
+    """
+    size_ = size.literal_value
+
+    def generate(context, builder, signature, arguments):
+        _, _, state, other, coefficients, slopes, row, start, stop = arguments
+        vector = context.get_value_type(kind.vector)
+        step = _Pass(builder, vector, size_, row, coefficients)
+        sums = [cgutils.alloca_once_value(builder, ir.Constant(vector, [0.0] * vector.count)) for _ in range(size_)]
+        for total in sums:
+            builder.store(ir.Constant(vector, [0.0] * vector.count), total)
+        with cgutils.for_range_slice(builder, start, stop, step.int(1)) as (k, _):
+            members = step.members(k)
+            values, others = [step.load(state, i) for i in members], [step.load(other, i) for i in members]
+            for a in reversed(range(size_)):
+                total = builder.load(sums[a])
+                for m, n, parity in step.pairs(a, members):
+                    sign = step.load(slopes, builder.sub(parity, step.int(2)))
+                    slope = builder.fmul(others[m], values[n])
+                    slope = _fused(builder, builder.fneg(others[n]), values[m], slope)
+                    total = _fused(builder, sign, slope, total)
+                    s = builder.fneg(step.sine(a, parity))
+                    step.turn(values, m, n, step.cosines[a], s)
+                    step.turn(others, m, n, step.cosines[a], s)
+                builder.store(total, sums[a])
+            for i, value, o in zip(members, values, others, strict=True):
+                step.store(state, i, value)
+                step.store(other, i, o)
+        first = builder.load(_pointer(builder, row, step.int(1), ir.IntType(64)))
+        for a, total in enumerate(sums):
+            position = builder.add(first, step.int(a))
+            step.store(slopes, position, builder.fadd(step.load(slopes, position), builder.load(total)))
+        return context.get_dummy_value()
+
+    return types.void(kind, size, state, other, coefficients, slopes, row, start, stop), generate
+
+
+# ---- kernels: addresses are integers, indices count vectors or numbers -------------------------------------------------
+# A block's memory, in vectors: 3 coefficients a rotation, +1, -1, a slope a rotation, a spare one, 2^n_bits amplitudes.
+# The schedule's header: see Schedule.
+
+
+@njit(nogil=True)
+def fill(kind, header, block, inputs, weights, row, rows, batch):
+    """Computes the coefficients of the samples row, row + 1, ...; returns whether an angle is not finite."""
+    n_rotations, sources, shares = integer(header, 1), integer(header, 2), integer(header, 3)
+    n_inputs, n_weights, width = integer(header, 6), integer(header, 7), lanes(kind)
+    one_replica = row // batch == (min(row + width, rows) - 1) // batch
+    check = splat(kind, number(kind, 0))
+    for g in range(n_rotations):
+        source, index = integer(sources, 2 * g), integer(sources, 2 * g + 1)
+        half = splat(kind, number(kind, real(shares, 2 * g + 1)))
+        if source == WEIGHT and one_replica:
+            share = splat(kind, number(kind, real(shares, 2 * g)))
+            half = fma(share, splat(kind, get(kind, weights, row // batch * n_weights + index)), half)
+        elif source == INPUT or source == WEIGHT:
+            values, stride, step, at = inputs, n_inputs, 1, row
+            if source == WEIGHT:
+                values, stride, step, at = weights, n_weights, 0, row // batch
+            edge = (row // batch + 1) * batch
+            for lane in range(width):
+                if row + lane < rows:
+                    if step == 0 and row + lane == edge:
+                        at, edge = at + 1, edge + batch
+                    put(kind, block, 3 * g * width + lane, get(kind, values, at * stride + index))
+                    at += step
+                else:  # no sample: whatever is finite
+                    put(kind, block, 3 * g * width + lane, number(kind, 0))
+            half = fma(splat(kind, number(kind, real(shares, 2 * g))), load(kind, block, 3 * g), half)
+        store_turn(kind, block, 3 * g, half)
+        check = fma(splat(kind, number(kind, 0)), load(kind, block, 3 * g), check)
+    store(kind, block, 3 * n_rotations, check)
+    bad = False
+    for lane in range(width):
+        bad |= get(kind, block, 3 * n_rotations * width + lane) != 0
+    store(kind, block, 3 * n_rotations, splat(kind, number(kind, 1)))
+    store(kind, block, 3 * n_rotations + 1, splat(kind, number(kind, -1)))
+    return bad
+
+
+@njit(nogil=True)
+def evolve(kind, header, block, state):
+    """Runs the circuit from its initial state."""
+    n_bits, passes = integer(header, 0), integer(header, 9)
+    uniform = integer(header, 8)
+    start, nothing = splat(kind, number(kind, real(header, 10))), splat(kind, number(kind, 0))
+    for i in range(1 << n_bits):
+        if i & ~uniform:
+            store(kind, state, i, nothing)
+        else:
+            store(kind, state, i, start)
+    for p in range(integer(header, 11)):
+        row = passes + p * PASS_WIDTH * 8
+        size = integer(row, 0)
+        groups = 1 << (n_bits - size)
+        if size == 3:
+            turn_forward(kind, 3, state, block, row, groups)
+        elif size == 2:
+            turn_forward(kind, 2, state, block, row, groups)
+        else:
+            turn_forward(kind, 1, state, block, row, groups)
+
+
+@njit(nogil=True)
+def measure(kind, header, signs, spare, state, out, row, rows):
+    """Writes the values of all words for the samples of this block."""
+    size, n_words, words, width = 1 << integer(header, 0), integer(header, 4), integer(header, 5), lanes(kind)
+    for k in range(n_words):
+        x, z = integer(words, 3 * k), integer(words, 3 * k + 1)
+        total = splat(kind, number(kind, 0))
+        for start in range(0, size, CHUNK):
+            even, odd = splat(kind, number(kind, 0)), splat(kind, number(kind, 0))
+            for i in range(start, min(start + CHUNK, size), 2):
+                j = i + 1
+                even = fma(load(kind, signs, parity(i & z)), mul(load(kind, state, i), load(kind, state, i ^ x)), even)
+                odd = fma(load(kind, signs, parity(j & z)), mul(load(kind, state, j), load(kind, state, j ^ x)), odd)
+            total = add(total, add(even, odd))
+        sign = number(kind, integer(words, 3 * k + 2))
+        store(kind, spare, 0, total)
+        for lane in range(min(width, rows - row)):
+            put(kind, out, (row + lane) * n_words + k, sign * get(kind, spare, lane))
+
+
+@njit(nogil=True)
+def observe(kind, header, factors, kept, state, other, gradient, row, rows):
+    """Copies `kept` to `state` and sets `other` to the weighted sum of the words, applied to it."""
+    size, n_words, words, width = 1 << integer(header, 0), integer(header, 4), integer(header, 5), lanes(kind)
+    for k in range(n_words):
+        sign = number(kind, integer(words, 3 * k + 2))
+        for lane in range(width):
+            value = sign * get(kind, gradient, min(row + lane, rows - 1) * n_words + k)
+            put(kind, factors, 2 * k * width + lane, value)
+            put(kind, factors, (2 * k + 1) * width + lane, -value)
+    for i in range(size):
+        total = splat(kind, number(kind, 0))
+        for k in range(n_words):
+            x, z = integer(words, 3 * k), integer(words, 3 * k + 1)
+            total = fma(load(kind, factors, 2 * k + parity(i & z)), load(kind, kept, i ^ x), total)
+        store(kind, other, i, total)
+        if state != kept:
+            store(kind, state, i, load(kind, kept, i))
+
+
+@njit(nogil=True)
+def scatter(kind, header, slopes, of_inputs, parts, row, rows, batch):
+    """Adds a block's derivatives to inputs' and, for every replica, to the row of its first sample in this block."""
+    n_rotations, sources, shares = integer(header, 1), integer(header, 2), integer(header, 3)
+    n_inputs, n_weights = integer(header, 6), integer(header, 7)
+    last = min(row + lanes(kind), rows)
+    first = row
+    while first < last:  # the samples of one replica
+        end = min((first // batch + 1) * batch, last)
+        for index in range(n_weights if parts else 0):
+            put(kind, parts, first * n_weights + index, number(kind, 0))
+        for g in range(n_rotations):
+            source, index = integer(sources, 2 * g), integer(sources, 2 * g + 1)
+            factor, at = number(kind, 2 * real(shares, 2 * g)), g * lanes(kind) - row
+            if source == INPUT and of_inputs:
+                for r in range(first, end):
+                    value = get(kind, of_inputs, r * n_inputs + index) + factor * get(kind, slopes, at + r)
+                    put(kind, of_inputs, r * n_inputs + index, value)
+            elif source == WEIGHT and parts:
+                total = number(kind, 0)
+                for r in range(first, end):
+                    total += get(kind, slopes, at + r)
+                at = first * n_weights + index
+                put(kind, parts, at, get(kind, parts, at) + factor * total)
+        first = end
+
+
+@njit(nogil=True, cache=True)
+def forward_blocks(kind, header, first, last, stride, blocks, inputs, weights, rows, batch, out):
+    """Blocks first ... last - 1; block b uses the memory `blocks` + b * stride bytes. Returns how many had bad angles."""
+    n_rotations, width, bad = integer(header, 1), lanes(kind), 0
+    for b in range(first, last):
+        block = blocks + b * stride
+        vector = integer(header, 12)
+        signs, spare = block + 3 * n_rotations * vector, block + (4 * n_rotations + 2) * vector
+        state = spare + vector
+        bad += fill(kind, header, block, inputs, weights, b * width, rows, batch)
+        evolve(kind, header, block, state)
+        measure(kind, header, signs, spare, state, out, b * width, rows)
+    return bad
+
+
+@njit(nogil=True, cache=True)
+def backward_blocks(
+    kind, header, first, last, stride, blocks, scratch, inputs, weights, rows, batch, gradient, of_inputs, parts
+):
+    """The adjoint method on blocks first ... last - 1.
+
+    `stride` 0: `blocks` is the memory of one block, in which the circuit is run again; else it holds what
+    forward_blocks left. `scratch` has room for `other`, another state and two factors a word.
+    """
+    n_bits, n_rotations, vector, width = integer(header, 0), integer(header, 1), integer(header, 12), lanes(kind)
+    least = integer(header, 13 if of_inputs else 14)  # the passes before it turn by nothing whose slope is asked for
+    passes, n_passes = integer(header, 9), integer(header, 11)
+    other = scratch
+    spare = scratch + (vector << n_bits)
+    factors = spare + (vector << n_bits)
+    for b in range(first, last):
+        block = blocks + b * stride
+        slopes = block + (3 * n_rotations + 2) * vector
+        kept = block + (4 * n_rotations + 3) * vector
+        state = spare
+        if stride == 0:
+            state = kept
+            fill(kind, header, block, inputs, weights, b * width, rows, batch)
+            evolve(kind, header, block, state)
+        for g in range(n_rotations):
+            store(kind, slopes, g, splat(kind, number(kind, 0)))
+        observe(kind, header, factors, kept, state, other, gradient, b * width, rows)
+        for p in range(n_passes - 1, least - 1, -1):
+            row = passes + p * PASS_WIDTH * 8
+            size = integer(row, 0)
+            groups = 1 << (n_bits - size)
+            for start in range(0, groups, CHUNK):
+                stop = min(start + CHUNK, groups)
+                if size == 3:
+                    turn_backward(kind, 3, state, other, block, slopes, row, start, stop)
+                elif size == 2:
+                    turn_backward(kind, 2, state, other, block, slopes, row, start, stop)
+                else:
+                    turn_backward(kind, 1, state, other, block, slopes, row, start, stop)
+        scatter(kind, header, slopes, of_inputs, parts, b * width, rows, batch)
+
+
+@njit(nogil=True, cache=True)
+def add_up(kind, parts, total, replicas, batch, n_weights):
+    """Sums the rows of `parts` that `scatter` wrote, replica by replica and in a fixed order."""
+    width = lanes(kind)
+    for replica in range(replicas):
+        for index in range(n_weights):
+            put(kind, total, replica * n_weights + index, number(kind, 0))
+        row, end = replica * batch, (replica + 1) * batch
+        while row < end:
+            for index in range(n_weights):
+                at = replica * n_weights + index
+                put(kind, total, at, get(kind, total, at) + get(kind, parts, row * n_weights + index))
+            row += width - row % width
+
+
+# ---- schedules and threads -------------------------------------------------------------------------------------------
+
+
+class Schedule:
+    """A program as the kernels read it: integers that describe rotations, words and passes, behind one header.
+
+    Header: n_bits, n_rotations, sources, shares, n_words, words, n_inputs, n_weights, uniform, passes, initial
+    amplitude (float64), n_passes, bytes of a vector, and the first pass that backward reaches with and without the
+    gradient of inputs. Arrays are given by their addresses.
+    """
+
+    def __init__(self, program):
+        self.program = program
+        rotations, words = program.rotations, program.words
+        self.sources = np.array([(r.angle.source, r.angle.index) for r in rotations], np.int64).reshape(-1, 2)
+        self.shares = np.array([(r.angle.factor / 2, r.angle.offset / 2) for r in rotations]).reshape(-1, 2)
+        self.words = np.array([(w.x, w.z, w.sign) for w in words], np.int64).reshape(-1, 3)
+        self.groups = passes(rotations)
+        self.passes = np.array([_describe(rotations, group) for group in self.groups], np.int64)
+        sizes = 2**program.n_bits, len(rotations), len(words)
+        self.plans = {dtype: _Plan(kind, self._header(dtype), *sizes) for dtype, kind in KINDS.items()}
+
+    def __reduce__(self):  # addresses mean nothing in another process or to a copy
+        return Schedule, (self.program,)
+
+    def _header(self, dtype):
+        program = self.program
+        amplitude = np.array(2.0 ** (-program.uniform.bit_count() / 2)).view(np.int64)
+        sources = [{self.sources[g, 0] for g in group} for group in self.groups]
+        reached = [
+            next((k for k, found in enumerate(sources) if found & wanted), len(sources))
+            for wanted in ({INPUT, WEIGHT}, {WEIGHT})
+        ]
+        values = [program.n_bits, len(program.rotations), self.sources.ctypes.data, self.shares.ctypes.data]
+        values += [len(program.words), self.words.ctypes.data, program.n_inputs, program.n_weights, program.uniform]
+        values += [self.passes.ctypes.data, amplitude, len(self.groups), KINDS[dtype].lanes * dtype.itemsize, *reached]
+        return np.array(values, np.int64)
+
+
+    def forward(self, run, inputs, weights, keep):
+        """Values of the words, (..., B, n_words); small final states stay in run.kept where `keep` asks for them."""
+        inputs, weights = inputs.contiguous(), weights.contiguous()
+        out, plan = inputs.new_empty(run.shape), self.plans[inputs.dtype]
+        rows = run.replicas * run.batch
+        blocks = -(-rows // plan.kind.lanes)
+        size = blocks * plan.block_bytes
+        kept = inputs.new_empty(size // inputs.itemsize) if keep and size <= KEPT_BYTES else None
+        given = inputs.data_ptr(), weights.data_ptr(), rows, run.batch, out.data_ptr()
+
+        def work(first, last):
+            memory, stride = (scratch(plan.block_bytes), 0) if kept is None else (kept, plan.block_bytes)
+            return forward_blocks(plan.kind, plan.address, first, last, stride, memory.data_ptr(), *given)
+
+        if spread(work, blocks, plan.work) and run.strict:
+            raise ValueError(NOT_FINITE)
+        run.kept = kept
+        return out
+
+    def backward(self, run, inputs, weights, gradient, needed):
+        """Gradients of inputs and weights for the gradient (..., B, n_words) of the words."""
+        inputs, weights, gradient = inputs.contiguous(), weights.contiguous(), gradient.contiguous()
+        plan, kept, rows = self.plans[inputs.dtype], run.kept, run.replicas * run.batch
+        of_inputs = torch.zeros_like(inputs) if needed[0] else None
+        of_weights, parts = None, None
+        if needed[1]:  # every block adds to rows of its own, which are then added up in a fixed order
+            of_weights, parts = torch.empty_like(weights), inputs.new_empty(rows * self.program.n_weights)
+        tensors = (gradient, of_inputs, parts)
+        given = inputs.data_ptr(), weights.data_ptr(), rows, run.batch, *map(address, tensors)
+
+        def work(first, last):
+            memory = scratch(plan.scratch_bytes + plan.block_bytes)
+            other = memory.data_ptr()
+            again = other + plan.scratch_bytes, 0
+            states, stride = again if kept is None else (kept.data_ptr(), plan.block_bytes)
+            backward_blocks(plan.kind, plan.address, first, last, stride, states, other, *given)
+            return 0
+
+        spread(work, -(-rows // plan.kind.lanes), plan.work)
+        if needed[1]:
+            add_up(plan.kind, *map(address, (parts, of_weights)), run.replicas, run.batch, self.program.n_weights)
+        return of_inputs, of_weights
+
+
+def address(tensor) -> int:
+    """Where a tensor's numbers begin; 0 for none."""
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+class _Plan:
+    """A schedule in one precision: its header, the bytes of a block and of backward's scratch, the work of a block."""
+
+    def __init__(self, kind, header, states, rotations, words):
+        self.kind, self.header, self.address = kind, header, header.ctypes.data
+        self.block_bytes = VECTOR_BYTES * (states + 4 * rotations + 3)
+        self.scratch_bytes = VECTOR_BYTES * (2 * states + 2 * words)
+        self.work = states * rotations
+
+
+def spread(work, blocks: int, work_of_block: int) -> int:
+    """The sum of work(first, last) over equal shares of the blocks, one for every thread that is worth its while."""
+    if blocks * work_of_block < PARALLEL_WORK or (threads := min(thread_count(), blocks)) == 1:
+        return work(0, blocks)
+    edges = [thread * blocks // threads for thread in range(threads + 1)]
+    others = [pool(threads - 1).submit(work, *share) for share in zip(edges[1:], edges[2:], strict=False)]
+    return work(0, edges[1]) + sum(other.result() for other in others)
+
+
+_of_thread = threading.local()
+
+
+def scratch(size: int) -> torch.Tensor:
+    """At least `size` bytes that this thread may use until its next call."""
+    memory = getattr(_of_thread, "memory", None)
+    if memory is None or memory.nbytes < size:
+        memory = torch.empty(size, dtype=torch.uint8)
+        if size <= SCRATCH_BYTES:
+            _of_thread.memory = memory
+    return memory
+
+
+_pool = None
+_forked = False
+
+
+def thread_count() -> int:
+    """torch's number of threads, or 1 in a forked process, where threads of the parent do not exist."""
+    return 1 if _forked else torch.get_num_threads()
+
+
+def pool(size: int) -> ThreadPoolExecutor:
+    global _pool
+    if _pool is None or _pool._max_workers < size:
+        _pool = ThreadPoolExecutor(size, "statevector")
+    return _pool
+
+
+def _after_fork():
+    global _pool, _forked
+    _pool, _forked = None, True
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def passes(rotations) -> list[range]:
+    """Rotations one after another, as many together as have independent bits x and as a pass takes."""
+    found = []
+    for g, rotation in enumerate(rotations):
+        xs = [rotations[k].x for k in found[-1]] if found else []
+        if xs and len(xs) < MAX_PASS and len(reduced([*xs, rotation.x])) > len(xs):
+            found[-1] = range(found[-1].start, g + 1)
+        else:
+            found.append(range(g, g + 1))
+    return found
+
+
+def reduced(xs) -> list[int]:
+    """A basis of the bit patterns `xs` (their sums without carry), every element with a leading bit of its own."""
+    basis = []
+    for x in xs:
+        for b in basis:
+            x = min(x, x ^ b)
+        if x:
+            basis.append(x)
+    return basis
+
+
+def _describe(rotations, group: range) -> list[int]:
+    """A pass as integers: size, first rotation, then three each of x, z and pivots, and whether z_a meets x_b."""
+    xs, zs = [rotations[g].x for g in group], [rotations[g].z for g in group]
+    pivots = sorted(b.bit_length() - 1 for b in reduced(xs))
+    three = lambda values: [*values, 0, 0, 0][:3]  # noqa: E731
+    flips = [three([(z & x).bit_count() % 2 for x in xs]) for z in zs]
+    numbers = [len(group), group.start, *three(xs), *three(zs), *three(pivots)]
+    return (numbers + [n for row in flips for n in row] + [0] * PASS_WIDTH)[:PASS_WIDTH]
