@@ -10,6 +10,7 @@ import math
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import reduce
 
 import llvmlite.binding
 import numpy as np
@@ -216,7 +217,7 @@ def parity(context, bits):
 
 @intrinsic
 def store_turn(context, kind, address, index, half):
-    """Stores cosine, sine and minus sine of the vector `half`, in radians, from the vector number `index` on."""
+    """Stores cosine, tangent and minus tangent of the vector `half`, in radians, from the vector number `index` on."""
 
     def generate(context, builder, signature, arguments):
         _, address, index, x = arguments
@@ -241,8 +242,8 @@ def store_turn(context, kind, address, index, half):
         quarter_k = floor(builder.fmul(half_k, constant(0.5)))
         sign = _fused(builder, _fused(builder, quarter_k, constant(-2.0), half_k), constant(-2.0), constant(1.0))
         c = builder.fmul(sign, builder.select(odd, builder.fneg(sine), cosine))
-        s = builder.fmul(sign, builder.select(odd, cosine, sine))
-        for n, value in enumerate((c, s, builder.fneg(s))):
+        t = builder.fdiv(builder.fmul(sign, builder.select(odd, cosine, sine)), c)
+        for n, value in enumerate((c, t, builder.fneg(t))):
             at = builder.add(index, ir.Constant(index.type, n))
             builder.store(value, _pointer(builder, address, at, kind)).align = 4
         return context.get_dummy_value()
@@ -256,9 +257,9 @@ def store_turn(context, kind, address, index, half):
 class _Pass:
     """Emits the code of a pass of `size` rotations over groups of 2^size amplitudes.
 
-    Rotation a turns the pairs (u, v) of members m and m | 1 << a of a group: u' = c u + s v, v' = c v - s u, with s
-    negated where an odd number of the bits z is set in the index of u. Coefficients are three vectors a rotation:
-    c, s and -s.
+    Rotation a turns the pairs (u, v) of members m and m | 1 << a of a group: u' = u + t v, v' = v - t u, with t, the
+    tangent of half the angle, negated where an odd number of the bits z is set in the index of u. At the end of the
+    pass all are multiplied by the cosines. Coefficients are three vectors a rotation: cosine, t and -t.
     """
 
     def __init__(self, builder, vector, size, row, coefficients):
@@ -273,6 +274,7 @@ class _Pass:
         # whether z of rotation a changes the sign from member 0 to member m
         self.flips = [[self.xor(flips[a][b] for b in self.bits(m)) for m in range(2**size)] for a in range(size)]
         self.cosines = [self.coefficient(a, self.int(0)) for a in range(size)]
+        self.scale = reduce(builder.fmul, self.cosines)
 
     def int(self, value):
         return ir.Constant(ir.IntType(64), value)
@@ -318,12 +320,12 @@ class _Pass:
             if not m >> a & 1:
                 yield m, m | 1 << a, self.builder.xor(parity, self.flips[a][m])
 
-    def turn(self, values, m, n, c, s):
+    def turn(self, values, m, n, t):
         u, v, builder = values[m], values[n], self.builder
-        values[m] = _fused(builder, c, u, builder.fmul(s, v))
-        values[n] = _fused(builder, c, v, builder.fmul(builder.fneg(s), u))
+        values[m] = _fused(builder, t, v, u)
+        values[n] = _fused(builder, builder.fneg(t), u, v)
 
-    def sine(self, a, parity):
+    def tangent(self, a, parity):
         return self.coefficient(a, self.builder.add(parity, self.int(1)))
 
 
@@ -340,9 +342,9 @@ def turn_forward(context, kind, size, state, coefficients, row, groups):
             values = [step.load(state, i) for i in members]
             for a in range(size_):
                 for m, n, parity in step.pairs(a, members):
-                    step.turn(values, m, n, step.cosines[a], step.sine(a, parity))
+                    step.turn(values, m, n, step.tangent(a, parity))
             for i, value in zip(members, values, strict=True):
-                step.store(state, i, value)
+                step.store(state, i, builder.fmul(step.scale, value))
         return context.get_dummy_value()
 
     return types.void(kind, size, state, coefficients, row, groups), generate
@@ -373,17 +375,19 @@ def turn_backward(context, kind, size, state, other, coefficients, slopes, row, 
                     slope = builder.fmul(others[m], values[n])
                     slope = _fused(builder, builder.fneg(others[n]), values[m], slope)
                     total = _fused(builder, sign, slope, total)
-                    s = builder.fneg(step.sine(a, parity))
-                    step.turn(values, m, n, step.cosines[a], s)
-                    step.turn(others, m, n, step.cosines[a], s)
+                    back = builder.fneg(step.tangent(a, parity))
+                    step.turn(values, m, n, back)
+                    step.turn(others, m, n, back)
                 builder.store(total, sums[a])
             for i, value, o in zip(members, values, others, strict=True):
-                step.store(state, i, value)
-                step.store(other, i, o)
+                step.store(state, i, builder.fmul(step.scale, value))
+                step.store(other, i, builder.fmul(step.scale, o))
         first = builder.load(_pointer(builder, row, step.int(1), ir.IntType(64)))
-        for a, total in enumerate(sums):
-            position = builder.add(first, step.int(a))
-            step.store(slopes, position, builder.fadd(step.load(slopes, position), builder.load(total)))
+        share = ir.Constant(vector, [1.0] * vector.count)
+        for a in reversed(range(size_)):  # the cosines of the rotations undone before were still missing, in both states
+            position, total = builder.add(first, step.int(a)), builder.fmul(share, builder.load(sums[a]))
+            step.store(slopes, position, builder.fadd(step.load(slopes, position), total))
+            share = builder.fmul(share, builder.fmul(step.cosines[a], step.cosines[a]))
         return context.get_dummy_value()
 
     return types.void(kind, size, state, other, coefficients, slopes, row, start, stop), generate
@@ -395,14 +399,24 @@ def turn_backward(context, kind, size, state, other, coefficients, slopes, row, 
 
 
 @njit(nogil=True)
-def fill(kind, header, block, inputs, weights, row, rows, batch):
-    """Computes the coefficients of the samples row, row + 1, ...; returns whether an angle is not finite."""
+def fill(kind, header, block, before, inputs, weights, row, rows, batch):
+    """Computes the coefficients of the samples row, row + 1, ...; returns whether an angle is not finite.
+
+    `before`: the block before this one, 0 for none, whose coefficients of the weights may serve again.
+    """
     n_rotations, sources, shares = integer(header, 1), integer(header, 2), integer(header, 3)
     n_inputs, n_weights, width = integer(header, 6), integer(header, 7), lanes(kind)
     one_replica = row // batch == (min(row + width, rows) - 1) // batch
+    if (row - width) // batch != row // batch:
+        before = 0
     check = splat(kind, number(kind, 0))
     for g in range(n_rotations):
         source, index = integer(sources, 2 * g), integer(sources, 2 * g + 1)
+        if source != INPUT and one_replica and before:
+            if before != block:
+                for k in range(3):
+                    store(kind, block, 3 * g + k, load(kind, before, 3 * g + k))
+            continue
         half = splat(kind, number(kind, real(shares, 2 * g + 1)))
         if source == WEIGHT and one_replica:
             share = splat(kind, number(kind, real(shares, 2 * g)))
@@ -531,7 +545,7 @@ def forward_blocks(kind, header, first, last, stride, blocks, inputs, weights, r
         vector = integer(header, 12)
         signs, spare = block + 3 * n_rotations * vector, block + (4 * n_rotations + 2) * vector
         state = spare + vector
-        bad += fill(kind, header, block, inputs, weights, b * width, rows, batch)
+        bad += fill(kind, header, block, block - stride if b > first else 0, inputs, weights, b * width, rows, batch)
         evolve(kind, header, block, state)
         measure(kind, header, signs, spare, state, out, b * width, rows)
     return bad
@@ -559,7 +573,7 @@ def backward_blocks(
         state = spare
         if stride == 0:
             state = kept
-            fill(kind, header, block, inputs, weights, b * width, rows, batch)
+            fill(kind, header, block, block - stride if b > first else 0, inputs, weights, b * width, rows, batch)
             evolve(kind, header, block, state)
         for g in range(n_rotations):
             store(kind, slopes, g, splat(kind, number(kind, 0)))
