@@ -24,7 +24,7 @@ from qtl_utils.statevector import INPUT, NOT_FINITE, WEIGHT
 
 VECTOR_BYTES = 64 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 32
 MAX_PASS = 3  # rotations of a pass
-PASS_WIDTH = 20  # integers that describe a pass
+PASS_WIDTH = 21  # integers that describe a pass
 KEPT_BYTES = 2**20  # of states kept from forward to backward; computing larger ones again costs no more
 SCRATCH_BYTES = 2**26  # of working memory that a thread keeps between calls
 PARALLEL_WORK = 100_000  # vector rotations below which a second thread costs more than it brings
@@ -260,20 +260,24 @@ class _Pass:
     Rotation a turns the pairs (u, v) of members m and m | 1 << a of a group: u' = u + t v, v' = v - t u, with t, the
     tangent of half the angle, negated where an odd number of the bits z is set in the index of u. At the end of the
     pass all are multiplied by the cosines. Coefficients are three vectors a rotation: cosine, t and -t.
+
+    In a `plain` pass z of a rotation meets its own x only. Every group then has a member without any odd number of
+    bits z, from which all signs are +.
     """
 
-    def __init__(self, builder, vector, size, row, coefficients):
-        self.builder, self.vector, self.size = builder, vector, size
+    def __init__(self, builder, vector, size, plain, row, coefficients):
+        self.builder, self.vector, self.size, self.plain = builder, vector, size, plain
         self.coefficients = coefficients
         word = lambda position: builder.load(self._at(row, self.int(position), ir.IntType(64)))  # noqa: E731
-        x, self.z, pivots = ([word(2 + 3 * part + a) for a in range(size)] for part in range(3))
-        self.first = builder.mul(word(1), self.int(3))  # the first rotation's vectors
-        self.pivots = [(p, builder.sub(builder.shl(self.int(1), p), self.int(1))) for p in pivots]
-        flips = [[word(11 + 3 * a + b) for b in range(size)] for a in range(size)]
+        x, self.z, self.pivots = ([word(3 + 3 * part + a) for a in range(size)] for part in range(3))
+        self.first = builder.mul(word(2), self.int(3))  # the first rotation's vectors
+        self.below = [builder.sub(builder.shl(self.int(1), p), self.int(1)) for p in self.pivots]
+        flips = [[word(12 + 3 * a + b) for b in range(size)] for a in range(size)]
         self.offsets = [self.xor(x[b] for b in self.bits(m)) for m in range(2**size)]
         # whether z of rotation a changes the sign from member 0 to member m
         self.flips = [[self.xor(flips[a][b] for b in self.bits(m)) for m in range(2**size)] for a in range(size)]
         self.cosines = [self.coefficient(a, self.int(0)) for a in range(size)]
+        self.tangents = [self.coefficient(a, self.int(1)) for a in range(size)]
         self.scale = reduce(builder.fmul, self.cosines)
 
     def int(self, value):
@@ -305,96 +309,105 @@ class _Pass:
     def members(self, k):
         """The indices of group number k: k with zeros put in at the pivots, and what the rotations reach from there."""
         builder = self.builder
-        for pivot, below in self.pivots:
+        for pivot, below in zip(self.pivots, self.below, strict=True):
             above = builder.shl(builder.lshr(k, pivot), builder.add(pivot, self.int(1)))
             k = builder.or_(above, builder.and_(k, below))
+        if self.plain:  # the pivots are then bits of z, and set so that no z is met by an odd number of bits
+            odd = [builder.shl(self.parity(builder.and_(k, z)), p) for z, p in zip(self.z, self.pivots, strict=True)]
+            k = self.xor([k, *odd])
         return [builder.xor(k, offset) for offset in self.offsets]
 
     def parity(self, bits):
         return self.builder.and_(self.builder.ctpop(bits), self.int(1))
 
     def pairs(self, a, members):
-        """The pairs that rotation a turns, with the parity that tells the sign of s."""
-        parity = self.parity(self.builder.and_(members[0], self.z[a]))
+        """The pairs that rotation a turns, with its tangent and the parity that tells the sign (None: +)."""
+        if not self.plain:
+            parity = self.parity(self.builder.and_(members[0], self.z[a]))
         for m in range(2**self.size):
-            if not m >> a & 1:
-                yield m, m | 1 << a, self.builder.xor(parity, self.flips[a][m])
+            if m >> a & 1:
+                continue
+            if self.plain:
+                yield m, m | 1 << a, self.tangents[a], None
+            else:
+                odd = self.builder.xor(parity, self.flips[a][m])
+                yield m, m | 1 << a, self.coefficient(a, self.builder.add(odd, self.int(1))), odd
 
     def turn(self, values, m, n, t):
-        u, v, builder = values[m], values[n], self.builder
-        values[m] = _fused(builder, t, v, u)
-        values[n] = _fused(builder, builder.fneg(t), u, v)
-
-    def tangent(self, a, parity):
-        return self.coefficient(a, self.builder.add(parity, self.int(1)))
+        u, v = values[m], values[n]
+        values[m] = _fused(self.builder, t, v, u)
+        values[n] = _fused(self.builder, self.builder.fneg(t), u, v)
 
 
 @intrinsic(prefer_literal=True)
-def turn_forward(context, kind, size, state, coefficients, row, groups):
+def turn_forward(context, kind, size, plain, state, coefficients, row, groups):
     """Applies the pass described by `row` to `state`."""
-    size_ = size.literal_value
+    variant = size.literal_value, plain.literal_value
 
     def generate(context, builder, signature, arguments):
-        _, _, state, coefficients, row, groups = arguments
-        step = _Pass(builder, context.get_value_type(kind.vector), size_, row, coefficients)
+        *_, state, coefficients, row, groups = arguments
+        step = _Pass(builder, context.get_value_type(kind.vector), *variant, row, coefficients)
         with cgutils.for_range(builder, groups) as loop:
             members = step.members(loop.index)
             values = [step.load(state, i) for i in members]
-            for a in range(size_):
-                for m, n, parity in step.pairs(a, members):
-                    step.turn(values, m, n, step.tangent(a, parity))
+            for a in range(step.size):
+                for m, n, tangent, _ in step.pairs(a, members):
+                    step.turn(values, m, n, tangent)
             for i, value in zip(members, values, strict=True):
                 step.store(state, i, builder.fmul(step.scale, value))
         return context.get_dummy_value()
 
-    return types.void(kind, size, state, coefficients, row, groups), generate
+    return types.void(kind, size, plain, state, coefficients, row, groups), generate
 
 
 @intrinsic(prefer_literal=True)
-def turn_backward(context, kind, size, state, other, coefficients, slopes, row, start, stop):
+def turn_backward(context, kind, size, plain, state, other, coefficients, slopes, row, start, stop):
     """Undoes a pass on `state` and `other` = O state, and adds the rotations' derivatives of <O> to `slopes`.
 
     Two vectors before `slopes` are all +1 and all -1.
     """
-    size_ = size.literal_value
+    variant = size.literal_value, plain.literal_value
 
     def generate(context, builder, signature, arguments):
-        _, _, state, other, coefficients, slopes, row, start, stop = arguments
+        *_, state, other, coefficients, slopes, row, start, stop = arguments
         vector = context.get_value_type(kind.vector)
-        step = _Pass(builder, vector, size_, row, coefficients)
-        sums = [cgutils.alloca_once_value(builder, ir.Constant(vector, [0.0] * vector.count)) for _ in range(size_)]
+        constant = lambda value: ir.Constant(vector, [value] * vector.count)  # noqa: E731
+        step = _Pass(builder, vector, *variant, row, coefficients)
+        sums = [cgutils.alloca_once(builder, vector) for _ in range(step.size)]
         for total in sums:
-            builder.store(ir.Constant(vector, [0.0] * vector.count), total)
+            builder.store(constant(0.0), total)
         with cgutils.for_range_slice(builder, start, stop, step.int(1)) as (k, _):
             members = step.members(k)
             values, others = [step.load(state, i) for i in members], [step.load(other, i) for i in members]
-            for a in reversed(range(size_)):
+            for a in reversed(range(step.size)):
                 total = builder.load(sums[a])
-                for m, n, parity in step.pairs(a, members):
-                    sign = step.load(slopes, builder.sub(parity, step.int(2)))
-                    slope = builder.fmul(others[m], values[n])
-                    slope = _fused(builder, builder.fneg(others[n]), values[m], slope)
-                    total = _fused(builder, sign, slope, total)
-                    back = builder.fneg(step.tangent(a, parity))
-                    step.turn(values, m, n, back)
-                    step.turn(others, m, n, back)
+                for m, n, tangent, odd in step.pairs(a, members):
+                    if odd is None:
+                        total = _fused(builder, others[m], values[n], total)
+                        total = _fused(builder, builder.fneg(others[n]), values[m], total)
+                    else:
+                        slope = builder.fmul(others[m], values[n])
+                        slope = _fused(builder, builder.fneg(others[n]), values[m], slope)
+                        total = _fused(builder, step.load(slopes, builder.sub(odd, step.int(2))), slope, total)
+                    step.turn(values, m, n, builder.fneg(tangent))
+                    step.turn(others, m, n, builder.fneg(tangent))
                 builder.store(total, sums[a])
             for i, value, o in zip(members, values, others, strict=True):
                 step.store(state, i, builder.fmul(step.scale, value))
                 step.store(other, i, builder.fmul(step.scale, o))
-        first = builder.load(_pointer(builder, row, step.int(1), ir.IntType(64)))
-        share = ir.Constant(vector, [1.0] * vector.count)
-        for a in reversed(range(size_)):  # the cosines of the rotations undone before were still missing, in both states
+        first = builder.load(_pointer(builder, row, step.int(2), ir.IntType(64)))
+        share = constant(1.0)
+        for a in reversed(range(step.size)):  # in both states the cosines of what was undone before were still missing
             position, total = builder.add(first, step.int(a)), builder.fmul(share, builder.load(sums[a]))
             step.store(slopes, position, builder.fadd(step.load(slopes, position), total))
             share = builder.fmul(share, builder.fmul(step.cosines[a], step.cosines[a]))
         return context.get_dummy_value()
 
-    return types.void(kind, size, state, other, coefficients, slopes, row, start, stop), generate
+    return types.void(kind, size, plain, state, other, coefficients, slopes, row, start, stop), generate
 
 
 # ---- kernels: addresses are integers, indices count vectors or numbers -------------------------------------------------
-# A block's memory, in vectors: 3 coefficients a rotation, +1, -1, a slope a rotation, a spare one, 2^n_bits amplitudes.
+# A block's memory, in vectors: 3 coefficients a rotation, +1, -1, a slope a rotation, 4 to spare, 2^n_bits amplitudes.
 # The schedule's header: see Schedule.
 
 
@@ -459,53 +472,83 @@ def evolve(kind, header, block, state):
             store(kind, state, i, start)
     for p in range(integer(header, 11)):
         row = passes + p * PASS_WIDTH * 8
-        size = integer(row, 0)
+        size, plain = integer(row, 0), integer(row, 1)
         groups = 1 << (n_bits - size)
-        if size == 3:
-            turn_forward(kind, 3, state, block, row, groups)
+        if size == 3 and plain:
+            turn_forward(kind, 3, 1, state, block, row, groups)
+        elif size == 3:
+            turn_forward(kind, 3, 0, state, block, row, groups)
+        elif size == 2 and plain:
+            turn_forward(kind, 2, 1, state, block, row, groups)
         elif size == 2:
-            turn_forward(kind, 2, state, block, row, groups)
+            turn_forward(kind, 2, 0, state, block, row, groups)
         else:
-            turn_forward(kind, 1, state, block, row, groups)
+            turn_forward(kind, 1, 1, state, block, row, groups)
+
+
+@njit(inline="always")
+def word_x(words, k):
+    return integer(words, 3 * k)
+
+
+@njit(inline="always")
+def word_z(words, k):
+    return integer(words, 3 * k + 1)
 
 
 @njit(nogil=True)
 def measure(kind, header, signs, spare, state, out, row, rows):
-    """Writes the values of all words for the samples of this block."""
+    """Writes the values of all words for the samples of this block; takes four words at a time."""
     size, n_words, words, width = 1 << integer(header, 0), integer(header, 4), integer(header, 5), lanes(kind)
-    for k in range(n_words):
-        x, z = integer(words, 3 * k), integer(words, 3 * k + 1)
-        total = splat(kind, number(kind, 0))
+    zero = splat(kind, number(kind, 0))
+    for k in range(0, n_words, 4):
+        z0, z1, z2, z3 = word_z(words, k), word_z(words, k + 1), word_z(words, k + 2), word_z(words, k + 3)
+        x0, x1, x2, x3 = word_x(words, k), word_x(words, k + 1), word_x(words, k + 2), word_x(words, k + 3)
+        a, b, c, d = zero, zero, zero, zero
         for start in range(0, size, CHUNK):
-            even, odd = splat(kind, number(kind, 0)), splat(kind, number(kind, 0))
-            for i in range(start, min(start + CHUNK, size), 2):
-                j = i + 1
-                even = fma(load(kind, signs, parity(i & z)), mul(load(kind, state, i), load(kind, state, i ^ x)), even)
-                odd = fma(load(kind, signs, parity(j & z)), mul(load(kind, state, j), load(kind, state, j ^ x)), odd)
-            total = add(total, add(even, odd))
-        sign = number(kind, integer(words, 3 * k + 2))
-        store(kind, spare, 0, total)
-        for lane in range(min(width, rows - row)):
-            put(kind, out, (row + lane) * n_words + k, sign * get(kind, spare, lane))
+            a_part, b_part, c_part, d_part = zero, zero, zero, zero
+            for i in range(start, min(start + CHUNK, size)):
+                value = load(kind, state, i)
+                a_part = fma(load(kind, signs, parity(i & z0)), mul(value, load(kind, state, i ^ x0)), a_part)
+                b_part = fma(load(kind, signs, parity(i & z1)), mul(value, load(kind, state, i ^ x1)), b_part)
+                c_part = fma(load(kind, signs, parity(i & z2)), mul(value, load(kind, state, i ^ x2)), c_part)
+                d_part = fma(load(kind, signs, parity(i & z3)), mul(value, load(kind, state, i ^ x3)), d_part)
+            a, b, c, d = add(a, a_part), add(b, b_part), add(c, c_part), add(d, d_part)
+        store(kind, spare, 0, a)
+        store(kind, spare, 1, b)
+        store(kind, spare, 2, c)
+        store(kind, spare, 3, d)
+        for m in range(min(4, n_words - k)):
+            sign = number(kind, integer(words, 3 * (k + m) + 2))
+            for lane in range(min(width, rows - row)):
+                put(kind, out, (row + lane) * n_words + k + m, sign * get(kind, spare, m * width + lane))
 
 
 @njit(nogil=True)
 def observe(kind, header, factors, kept, state, other, gradient, row, rows):
     """Copies `kept` to `state` and sets `other` to the weighted sum of the words, applied to it."""
     size, n_words, words, width = 1 << integer(header, 0), integer(header, 4), integer(header, 5), lanes(kind)
-    for k in range(n_words):
-        sign = number(kind, integer(words, 3 * k + 2))
-        for lane in range(width):
-            value = sign * get(kind, gradient, min(row + lane, rows - 1) * n_words + k)
-            put(kind, factors, 2 * k * width + lane, value)
-            put(kind, factors, (2 * k + 1) * width + lane, -value)
-    for i in range(size):
-        total = splat(kind, number(kind, 0))
-        for k in range(n_words):
-            x, z = integer(words, 3 * k), integer(words, 3 * k + 1)
-            total = fma(load(kind, factors, 2 * k + parity(i & z)), load(kind, kept, i ^ x), total)
-        store(kind, other, i, total)
-        if state != kept:
+    for k in range(0, n_words, 4):
+        for m in range(4):
+            sign = number(kind, integer(words, 3 * (k + m) + 2))  # 0 behind the last word
+            for lane in range(width):
+                value = sign
+                if k + m < n_words:
+                    value *= get(kind, gradient, min(row + lane, rows - 1) * n_words + k + m)
+                put(kind, factors, 2 * m * width + lane, value)
+                put(kind, factors, (2 * m + 1) * width + lane, -value)
+        z0, z1, z2, z3 = word_z(words, k), word_z(words, k + 1), word_z(words, k + 2), word_z(words, k + 3)
+        x0, x1, x2, x3 = word_x(words, k), word_x(words, k + 1), word_x(words, k + 2), word_x(words, k + 3)
+        for i in range(size):
+            total = mul(load(kind, factors, parity(i & z0)), load(kind, kept, i ^ x0))
+            total = fma(load(kind, factors, 2 + parity(i & z1)), load(kind, kept, i ^ x1), total)
+            more = mul(load(kind, factors, 4 + parity(i & z2)), load(kind, kept, i ^ x2))
+            more = fma(load(kind, factors, 6 + parity(i & z3)), load(kind, kept, i ^ x3), more)
+            if k:
+                total = add(total, load(kind, other, i))
+            store(kind, other, i, add(total, more))
+    if state != kept:
+        for i in range(size):
             store(kind, state, i, load(kind, kept, i))
 
 
@@ -544,7 +587,7 @@ def forward_blocks(kind, header, first, last, stride, blocks, inputs, weights, r
         block = blocks + b * stride
         vector = integer(header, 12)
         signs, spare = block + 3 * n_rotations * vector, block + (4 * n_rotations + 2) * vector
-        state = spare + vector
+        state = spare + 4 * vector
         bad += fill(kind, header, block, block - stride if b > first else 0, inputs, weights, b * width, rows, batch)
         evolve(kind, header, block, state)
         measure(kind, header, signs, spare, state, out, b * width, rows)
@@ -569,7 +612,7 @@ def backward_blocks(
     for b in range(first, last):
         block = blocks + b * stride
         slopes = block + (3 * n_rotations + 2) * vector
-        kept = block + (4 * n_rotations + 3) * vector
+        kept = block + (4 * n_rotations + 6) * vector
         state = spare
         if stride == 0:
             state = kept
@@ -580,16 +623,20 @@ def backward_blocks(
         observe(kind, header, factors, kept, state, other, gradient, b * width, rows)
         for p in range(n_passes - 1, least - 1, -1):
             row = passes + p * PASS_WIDTH * 8
-            size = integer(row, 0)
+            size, plain = integer(row, 0), integer(row, 1)
             groups = 1 << (n_bits - size)
             for start in range(0, groups, CHUNK):
                 stop = min(start + CHUNK, groups)
-                if size == 3:
-                    turn_backward(kind, 3, state, other, block, slopes, row, start, stop)
+                if size == 3 and plain:
+                    turn_backward(kind, 3, 1, state, other, block, slopes, row, start, stop)
+                elif size == 3:
+                    turn_backward(kind, 3, 0, state, other, block, slopes, row, start, stop)
+                elif size == 2 and plain:
+                    turn_backward(kind, 2, 1, state, other, block, slopes, row, start, stop)
                 elif size == 2:
-                    turn_backward(kind, 2, state, other, block, slopes, row, start, stop)
+                    turn_backward(kind, 2, 0, state, other, block, slopes, row, start, stop)
                 else:
-                    turn_backward(kind, 1, state, other, block, slopes, row, start, stop)
+                    turn_backward(kind, 1, 1, state, other, block, slopes, row, start, stop)
         scatter(kind, header, slopes, of_inputs, parts, b * width, rows, batch)
 
 
@@ -624,10 +671,11 @@ class Schedule:
         rotations, words = program.rotations, program.words
         self.sources = np.array([(r.angle.source, r.angle.index) for r in rotations], np.int64).reshape(-1, 2)
         self.shares = np.array([(r.angle.factor / 2, r.angle.offset / 2) for r in rotations]).reshape(-1, 2)
-        self.words = np.array([(w.x, w.z, w.sign) for w in words], np.int64).reshape(-1, 3)
+        padding = [(0, 0, 0)] * (-len(words) % 4)  # kernels take four at a time
+        self.words = np.array([*((w.x, w.z, w.sign) for w in words), *padding], np.int64).reshape(-1, 3)
         self.groups = passes(rotations)
         self.passes = np.array([_describe(rotations, group) for group in self.groups], np.int64)
-        sizes = 2**program.n_bits, len(rotations), len(words)
+        sizes = 2**program.n_bits, len(rotations)
         self.plans = {dtype: _Plan(kind, self._header(dtype), *sizes) for dtype, kind in KINDS.items()}
 
     def __reduce__(self):  # addresses mean nothing in another process or to a copy
@@ -699,10 +747,10 @@ def address(tensor) -> int:
 class _Plan:
     """A schedule in one precision: its header, the bytes of a block and of backward's scratch, the work of a block."""
 
-    def __init__(self, kind, header, states, rotations, words):
+    def __init__(self, kind, header, states, rotations):
         self.kind, self.header, self.address = kind, header, header.ctypes.data
-        self.block_bytes = VECTOR_BYTES * (states + 4 * rotations + 3)
-        self.scratch_bytes = VECTOR_BYTES * (2 * states + 2 * words)
+        self.block_bytes = VECTOR_BYTES * (states + 4 * rotations + 6)
+        self.scratch_bytes = VECTOR_BYTES * (2 * states + 8)
         self.work = states * rotations
 
 
@@ -764,22 +812,24 @@ def passes(rotations) -> list[range]:
     return found
 
 
-def reduced(xs) -> list[int]:
-    """A basis of the bit patterns `xs` (their sums without carry), every element with a leading bit of its own."""
+def reduced(patterns) -> list[int]:
+    """A basis of bit patterns (under sums without carry) in which each has a leading bit that no other has."""
     basis = []
-    for x in xs:
+    for x in patterns:
         for b in basis:
             x = min(x, x ^ b)
         if x:
-            basis.append(x)
+            basis = [*(min(b, b ^ x) for b in basis), x]
     return basis
 
 
 def _describe(rotations, group: range) -> list[int]:
-    """A pass as integers: size, first rotation, then three each of x, z and pivots, and whether z_a meets x_b."""
+    """A pass as integers: size, plain, first rotation, three each of x, z and pivots, and where z_a meets x_b."""
     xs, zs = [rotations[g].x for g in group], [rotations[g].z for g in group]
-    pivots = sorted(b.bit_length() - 1 for b in reduced(xs))
+    flips = [[(z & x).bit_count() % 2 for x in xs] for z in zs]
+    plain = np.array_equal(flips, np.eye(len(group)))
+    basis = sorted(reduced(zs if plain else xs))
+    pivots = [b.bit_length() - 1 for b in basis]
     three = lambda values: [*values, 0, 0, 0][:3]  # noqa: E731
-    flips = [three([(z & x).bit_count() % 2 for x in xs]) for z in zs]
-    numbers = [len(group), group.start, *three(xs), *three(zs), *three(pivots)]
-    return (numbers + [n for row in flips for n in row] + [0] * PASS_WIDTH)[:PASS_WIDTH]
+    numbers = [len(group), int(plain), group.start, *three(xs), *three(basis if plain else zs), *three(pivots)]
+    return (numbers + [n for row in flips for n in three(row)] + [0] * PASS_WIDTH)[:PASS_WIDTH]
