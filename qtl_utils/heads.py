@@ -24,8 +24,8 @@ class HeadSettings:
     ansatz: str = "mari2019"
     encoding: str = "tanh"
     angle_init: float = 0.01  # radians
-    backend: str = "default.qubit"
-    diff_method: str = "backprop"
+    backend: str = "statevector"
+    diff_method: str | None = None  # the backend's own
 
 
 @dataclass(frozen=True)

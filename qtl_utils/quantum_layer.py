@@ -1,15 +1,21 @@
 """One torch module for a parameterised circuit, whoever simulates and differentiates it."""
 
 import math
+from functools import lru_cache
 
 import pennylane as qml
 import torch
 from torch import nn
 from torch._C._functorch import is_batchedtensor
 
-from qtl_utils.circuits import ANSATZE, find, make_circuit
+from qtl_utils.circuits import ANSATZE, ENCODINGS, Ansatz, Encoding, find, make_circuit
+from qtl_utils.statevector import Program, choose_executor, compile_circuit, simulate
 
-BACKENDS = ("default.qubit", "lightning.qubit")
+BACKENDS = {  # who simulates, and how it differentiates unless told otherwise
+    "statevector": "adjoint",
+    "default.qubit": "backprop",
+    "lightning.qubit": "adjoint",
+}
 BROADCASTING = ("backprop", "adjoint")  # the other methods need one tape per sample (PennyLane #6078)
 
 
@@ -17,8 +23,10 @@ class QuantumLayer(nn.Module):
     """Expectation values <Z_i> of a circuit: angles (..., B, n_qubits) in radians -> (..., B, n_qubits).
 
     The trained angles `weights` have the shape the ansatz asks for and start at `angle_init` * randn radians, as in
-    arXiv:1912.08278; `angles='zero'` fixes them at 0, `'random'` at U[0, 2 pi]. Inside `torch.func.vmap` all
-    replicas go through one broadcast QNode call.
+    arXiv:1912.08278; `angles='zero'` fixes them at 0, `'random'` at U[0, 2 pi]. They are the same whatever the
+    `backend`, a key of BACKENDS. `diff_method` is 'adjoint' or 'backprop' for statevector, else any of PennyLane's;
+    `executor`, of statevector: 'auto' (Numba on the CPU, else torch), 'numba' or 'torch'. Inside `torch.func.vmap` all
+    replicas are simulated in one call.
     """
 
     def __init__(
@@ -29,14 +37,16 @@ class QuantumLayer(nn.Module):
         encoding: str = "tanh",
         angle_init: float = 0.01,
         angles: str = "trained",
-        backend: str = "default.qubit",
-        diff_method: str = "backprop",
+        backend: str = "statevector",
+        diff_method: str | None = None,
+        executor: str = "auto",
     ):
         super().__init__()
         if n_qubits < 1 or depth < 0:
             raise ValueError(f"n_qubits must be at least 1 and depth at least 0, got {n_qubits} and {depth}")
         self.n_qubits, self.depth, self.ansatz, self.encoding = n_qubits, depth, ansatz, encoding
-        self.backend, self.diff_method = backend, diff_method
+        self.diff_method = diff_method or find("backend", backend, BACKENDS)
+        self.backend, self.executor = backend, executor
         shape = find("ansatz", ansatz, ANSATZE).shape(n_qubits, depth)
         drawn = torch.randn(shape)  # drawn whatever `angles` says, so that later layers start alike in every variant
         if angles == "trained":
@@ -47,26 +57,33 @@ class QuantumLayer(nn.Module):
             self.register_buffer("weights", uniform if angles == "random" else torch.zeros(shape))
         else:
             raise ValueError(f"angles must be 'trained', 'zero' or 'random', got '{angles}'")
-        self._make_qnode()
+        self._prepare()
 
-    def _make_qnode(self):
-        find("backend", self.backend, dict.fromkeys(BACKENDS))
+    def _prepare(self):
+        """Makes what simulates the circuit: a program or a QNode."""
+        rows = find("ansatz", self.ansatz, ANSATZE), find("encoding", self.encoding, ENCODINGS)
+        if self.backend == "statevector":
+            choose_executor(self.executor, "cpu", self.diff_method)
+            self.program = _program(self.ansatz, self.encoding, self.n_qubits, self.depth, *rows)
+            return
         circuit = make_circuit(self.ansatz, self.encoding, self.n_qubits)
         device = qml.device(self.backend, wires=self.n_qubits)
         self.qnode = qml.QNode(circuit, device, interface="torch", diff_method=self.diff_method)
         if self.diff_method not in BROADCASTING:
             self.qnode = qml.transforms.broadcast_expand(self.qnode)
 
-    def __getstate__(self):  # a QNode cannot be pickled or deep-copied; it is made again from the settings
-        return {key: value for key, value in self.__dict__.items() if key != "qnode"}
+    def __getstate__(self):  # a QNode cannot be pickled or deep-copied; both are made again from the settings
+        return {key: value for key, value in self.__dict__.items() if key not in ("qnode", "program")}
 
     def __setstate__(self, state):
         super().__setstate__(state)
-        self._make_qnode()
+        self._prepare()
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         if inputs.shape[-1] != self.n_qubits:
             raise ValueError(f"expected {self.n_qubits} angles per sample, got inputs of shape {tuple(inputs.shape)}")
+        if self.backend == "statevector":
+            return simulate(self.program, inputs, self.weights, self.executor, self.diff_method)
         if is_batchedtensor(inputs) or is_batchedtensor(self.weights):
             return _Replicas.apply(inputs, self.weights, self)
         batch = inputs.shape[:-1]
@@ -74,7 +91,7 @@ class QuantumLayer(nn.Module):
         return out.reshape(*batch, self.n_qubits)
 
     def run(self, inputs: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        """Angles (R, B, n) and R weight sets (R, *shape) -> expectation values (R, B, n), in one QNode call."""
+        """Of PennyLane's simulators: angles (R, B, n) and R weight sets (R, *shape) -> expectation values (R, B, n), in one QNode call."""
         if inputs.device.type == "mps":  # which has no double precision; the circuit is small enough for the CPU
             return self.run(inputs.cpu(), weights.cpu()).to(inputs.device)
         replicas, batch, _ = inputs.shape
@@ -87,7 +104,15 @@ class QuantumLayer(nn.Module):
         return out.reshape(inputs.shape).to(inputs.dtype)
 
     def extra_repr(self):
-        return f"{self.n_qubits} qubits, depth {self.depth}, {self.ansatz}, {self.backend}, {self.diff_method}"
+        who = self.backend
+        if who == "statevector":
+            who += f" ({choose_executor(self.executor, self.weights.device.type, self.diff_method)})"
+        return f"{self.n_qubits} qubits, depth {self.depth}, {self.ansatz}, {who}, {self.diff_method}"
+
+
+@lru_cache(maxsize=64)  # the registry rows are part of the key: a row that was replaced is compiled again
+def _program(ansatz: str, encoding: str, n_qubits: int, depth: int, row: Ansatz, encoding_row: Encoding) -> Program:
+    return compile_circuit(make_circuit(ansatz, encoding, n_qubits), n_qubits, row.shape(n_qubits, depth))
 
 
 class _Replicas(torch.autograd.Function):

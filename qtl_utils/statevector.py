@@ -452,10 +452,11 @@ def _aligned(program: Program, inputs: Tensor, weights: Tensor) -> tuple[Tensor,
 
 def _words(program, inputs, weights, executor, diff_method="adjoint", strict=True) -> Tensor:
     """Values of the program's words, for what `_aligned` returns."""
-    run = Run(program, executor, inputs, weights, strict)
+    transformed = torch._C._are_functorch_transforms_active()
+    run = Run(program, executor, inputs, weights, strict and not transformed)
     if diff_method == "backprop":
         return run.torch_words(run.torch_state(inputs, weights))
-    if torch._C._are_functorch_transforms_active():
+    if transformed:
         return _Simulate.apply(inputs, weights, run)
     if torch.is_grad_enabled() and (inputs.requires_grad or weights.requires_grad):
         return _Direct.apply(inputs, weights, run)

@@ -28,6 +28,7 @@ PASS_WIDTH = 21  # integers that describe a pass
 KEPT_BYTES = 2**20  # of states kept from forward to backward; computing larger ones again costs no more
 SCRATCH_BYTES = 2**26  # of working memory that a thread keeps between calls
 PARALLEL_WORK = 100_000  # vector rotations below which a second thread costs more than it brings
+APART = 37  # vectors between the two states of backward, lest their numbers compete for the same places in the cache
 CHUNK = 256  # amplitudes summed up before they are added to the total: keeps float32 sums accurate
 
 
@@ -607,7 +608,7 @@ def backward_blocks(
     least = integer(header, 13 if of_inputs else 14)  # the passes before it turn by nothing whose slope is asked for
     passes, n_passes = integer(header, 9), integer(header, 11)
     other = scratch
-    spare = scratch + (vector << n_bits)
+    spare = scratch + ((1 << n_bits) + APART) * vector
     factors = spare + (vector << n_bits)
     for b in range(first, last):
         block = blocks + b * stride
@@ -750,7 +751,7 @@ class _Plan:
     def __init__(self, kind, header, states, rotations):
         self.kind, self.header, self.address = kind, header, header.ctypes.data
         self.block_bytes = VECTOR_BYTES * (states + 4 * rotations + 6)
-        self.scratch_bytes = VECTOR_BYTES * (2 * states + 8)
+        self.scratch_bytes = VECTOR_BYTES * (2 * states + APART + 8)
         self.work = states * rotations
 
 
