@@ -10,16 +10,18 @@ import numpy as np
 import torch
 from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, embedding, linear
 
 from qtl_utils.config import TrainConfig
 from qtl_utils.data import Splits
 from qtl_utils.environment import progress
-from qtl_utils.heads import circuit_angles
+from qtl_utils.heads import Squash, TrigonometricFeatures, circuit_angles
 from qtl_utils.paths import atomic
+from qtl_utils.quantum_layer import QuantumLayer
 
 MAX_PARAMETERS = 1_000_000  # of all replicas that are trained at once: what stays in cache is faster
-MAX_AMPLITUDES = 2**18  # samples x 2^n_qubits that go through a circuit at once
+MAX_AMPLITUDES = 2**18  # samples x 2^n_qubits that go through PennyLane's simulators at once; ours takes any number
+MAX_SAMPLES = 2**17  # samples x replicas that go through a head at once
 CHECKPOINT_SECONDS = 60.0
 EVALUATION_BATCH = 128  # images per forward pass when a network is evaluated
 
@@ -115,12 +117,17 @@ def fit_heads(
 def _groups(module: nn.Module, splits: Splits, replicas: Sequence[Replica], config: TrainConfig) -> list[np.ndarray]:
     """Positions of the replicas trained together: as many as memory takes, all with the same number of batches."""
     by_memory = MAX_PARAMETERS // max(1, sum(p.numel() for p in module.parameters()))
-    by_circuit = MAX_AMPLITUDES // (config.batch_size * 2**config.n_qubits)
-    most = max(1, min(by_memory, by_circuit))
+    most = max(1, min(by_memory, most_samples(module) // config.batch_size))
     sizes = np.array([len(splits.indices(r.split, "train")) for r in replicas])
     steps = -(-sizes // config.batch_size)
     alike = [np.flatnonzero(steps == n) for n in np.unique(steps)]
     return [part for group in alike for part in np.array_split(group, math.ceil(len(group) / most))]
+
+
+def most_samples(module: nn.Module) -> int:
+    """How many samples, over all replicas, may go through `module` at once."""
+    simulated = [m for m in module.modules() if isinstance(m, QuantumLayer) and m.backend != "statevector"]
+    return min((MAX_AMPLITUDES // 2**layer.n_qubits for layer in simulated), default=MAX_SAMPLES)
 
 
 def join_fits(fits: Sequence[Fit], order: np.ndarray | None = None) -> Fit:
@@ -149,9 +156,12 @@ def _fit_group(build, features, labels, splits, replicas, config, orders, label)
     order = [orders(t, r.seed, config.epochs) for t, r in zip(train, replicas, strict=True)]
     chosen = stack_indices([splits.indices(r.split, selection_subset(splits)) for r in replicas], device)
 
-    def samples(index):  # (R, B) -> features (R, B, F); -1, the padding, reads some sample and is masked out later
-        index = index.clamp(min=0)
-        return features[index] if features.ndim == 2 else features[split[:, None], index]
+    table = features.flatten(0, -2)
+    first = split[:, None] * (len(labels) if features.ndim == 3 else 0)  # features of split s begin at row s * N
+
+    def samples(index):  # (R, B) -> features (R, B, F), or (B, F) where all replicas see the same
+        rows = index.clamp(min=0) + first  # -1, the padding, reads some sample and is masked out later
+        return embedding(rows[0] if (rows == rows[0]).all() else rows, table)
 
     history = np.zeros((len(replicas), config.epochs, 2, 2))
     best = Best(len(replicas), model.parameters)
@@ -166,7 +176,7 @@ def _fit_group(build, features, labels, splits, replicas, config, orders, label)
             step(gradients, config.lr_gamma ** (epoch // config.lr_step))
             sums += torch.stack([loss.detach().double(), hits(logits, labels, index), counts.double()], dim=1)
         history[:, epoch, 0] = (sums[:, :2] / sums[:, 2:]).cpu()
-        logits = evaluate(model, samples, chosen, config)
+        logits = evaluate(model, samples, chosen)
         loss, counts = masked_loss(logits, labels, chosen)
         history[:, epoch, 1] = (
             torch.stack([loss.double(), hits(logits, labels, chosen)], 1).cpu() / counts[:, None].cpu()
@@ -174,9 +184,9 @@ def _fit_group(build, features, labels, splits, replicas, config, orders, label)
         best.update(epoch, history[:, epoch, 1], model.parameters)
     everything = torch.arange(len(labels), device=device).expand(len(replicas), -1)
     last = {name: p.detach().clone() for name, p in model.parameters.items()}
-    logits = {"last": evaluate(model, samples, everything, config).double().cpu().numpy()}
+    logits = {"last": evaluate(model, samples, everything).double().cpu().numpy()}
     model.load(best.parameters)
-    logits["best"] = evaluate(model, samples, everything, config).double().cpu().numpy()
+    logits["best"] = evaluate(model, samples, everything).double().cpu().numpy()
     share = (time.perf_counter() - start) / len(replicas)
     weights = {name: p.cpu() for name, p in last.items()}
     return Fit(tuple(replicas), history, best.epoch, logits, weights, np.full(len(replicas), share))
@@ -186,23 +196,57 @@ class Stack:
     """R modules of one shape as one batched function; `parameters` and `buffers` carry a leading replica dimension."""
 
     def __init__(self, modules: list[nn.Module]):
-        self.base = modules[0]
+        self.base, self.replicas = modules[0], len(modules)
         self.parameters, self.buffers = stack_module_state(modules)
         needed = {name for name, p in self.base.named_parameters() if p.requires_grad}
         self.names = [name for name in self.parameters if name in needed]
         self.trainable = [self.parameters[name] for name in self.names]
+        self.layers = stackable_layers(self.base)
         self._forward = vmap(self._one, randomness="different")
 
     def _one(self, parameters, buffers, x):
         return functional_call(self.base, (parameters, buffers), (x,))
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:  # (R, B, F) -> (R, B, K)
-        return self._forward(self.parameters, self.buffers, x)
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:  # (R, B, F), or (B, F) for all replicas -> (R, B, K)
+        if self.layers is None:
+            return self._forward(self.parameters, self.buffers, x.expand(self.replicas, *x.shape[-2:]))
+        tensors = self.parameters | self.buffers
+        for name, layer in self.layers:
+            if isinstance(layer, nn.Linear):
+                x = stacked_linear(x, tensors[f"{name}weight"], tensors.get(f"{name}bias"))
+            elif isinstance(layer, QuantumLayer):
+                x = functional_call(layer, {"weights": tensors[f"{name}weights"]}, (x,))
+            else:
+                x = layer(x)
+        return x.expand(self.replicas, *x.shape[-2:])
 
     @torch.no_grad()
     def load(self, parameters: dict[str, torch.Tensor]) -> None:
         for name, value in parameters.items():
             self.parameters[name].copy_(value)
+
+
+ELEMENTWISE = (Squash, TrigonometricFeatures, nn.Identity, nn.Dropout, nn.Tanh, nn.ReLU, nn.GELU, nn.SiLU, nn.Sigmoid)
+
+
+def stackable_layers(module: nn.Module, prefix: str = "") -> list[tuple[str, nn.Module]] | None:
+    """The layers of a chain that take stacked replicas as they are, which spares `vmap`; None where one does not."""
+    if type(module) is nn.Sequential:
+        parts = [stackable_layers(part, f"{prefix}{name}.") for name, part in module.named_children()]
+        return None if None in parts else [layer for part in parts for layer in part]
+    fits = type(module) in (nn.Linear, *ELEMENTWISE)
+    fits |= type(module) is QuantumLayer and module.backend == "statevector"
+    return [(prefix, module)] if fits and not module._forward_hooks else None
+
+
+def stacked_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """R linear layers: x (R, B, F), or (B, F) for all, weight (R, K, F), bias (R, K) -> (R, B, K)."""
+    if x.dim() == 2:
+        out = linear(x, weight.flatten(0, 1), None if bias is None else bias.flatten())  # (B, R K)
+        return out.unflatten(1, weight.shape[:2]).movedim(1, 0)
+    if bias is None:  # in this order of the factors, the gradient of the weights is a fast product too
+        return torch.bmm(weight, x.mT).mT
+    return torch.baddbmm(bias[..., None], weight, x.mT).mT
 
 
 class Best:
@@ -244,9 +288,9 @@ def hits(logits: torch.Tensor, labels: torch.Tensor, index: torch.Tensor) -> tor
 
 
 @torch.no_grad()
-def evaluate(model: Stack, samples: Callable, index: torch.Tensor, config: TrainConfig) -> torch.Tensor:
+def evaluate(model: Stack, samples: Callable, index: torch.Tensor) -> torch.Tensor:
     """Logits (R, n, K) in eval mode, a few samples at a time."""
-    at_once = max(1, MAX_AMPLITUDES // (len(index) * 2**config.n_qubits))
+    at_once = max(1, most_samples(model.base) // len(index))
     training = model.base.training
     model.base.eval()
     logits = torch.cat([model(samples(part)) for part in index.split(at_once, dim=1)], dim=1)
@@ -257,45 +301,56 @@ def evaluate(model: Stack, samples: Callable, index: torch.Tensor, config: Train
 def make_optimizer(model: Stack, module: nn.Module, rates: Sequence[Rates], config: TrainConfig) -> Callable:
     """`step(gradients, decay)`: one update of every replica with its own learning rates.
 
-    'adam' is torch.optim.Adam, 'sgd' plain gradient descent, 'adam-pl' PennyLane's AdamOptimizer, which adds its eps
-    before the bias correction. 'adam-pl07' is that of PennyLane 0.7, with which the 2-D tasks were published: its
-    first step sets the moments to g and g^2 and still corrects their bias.
+    'adam' and 'sgd' are torch's. 'adam-pl' is PennyLane's AdamOptimizer, which adds its eps before the bias
+    correction; 'adam-pl07' that of PennyLane 0.7, with which the 2-D tasks were published: its first step sets the
+    moments to g and g^2 and still corrects their bias.
     """
     angles = circuit_angles(module)
-    lrs = []
-    for name, p in zip(model.names, model.trainable, strict=True):
-        lr = [r.quantum if name in angles else r.classical for r in rates]
-        lrs.append(torch.tensor(lr, dtype=p.dtype, device=p.device).view(-1, *[1] * (p.ndim - 1)))
-    if config.optimizer == "sgd":
-        return lambda gradients, decay: _descend(model.trainable, lrs, gradients, decay)
+    lrs = [[r.quantum if name in angles else r.classical for r in rates] for name in model.names]
+    if config.optimizer in ("adam", "sgd"):
+        return _torch_step(model.trainable, lrs, config)
+    return _pennylane_step(model.trainable, lrs, config)
+
+
+def _torch_step(parameters: Sequence[torch.Tensor], lrs: Sequence[Sequence[float]], config: TrainConfig) -> Callable:
+    """torch's optimiser on slices of neighbouring replicas that have the same rate."""
+    groups = []  # one a slice
+    for number, (p, lr) in enumerate(zip(parameters, lrs, strict=True)):
+        starts = [0, *(i for i in range(1, len(lr)) if lr[i] != lr[i - 1])]
+        for start, stop in zip(starts, [*starts[1:], len(lr)], strict=True):
+            part = nn.Parameter(p.detach()[start:stop])
+            groups.append({"params": [part], "lr": lr[start], "of": number, "slice": slice(start, stop)})
+    if config.optimizer == "adam":
+        optimizer = torch.optim.Adam(groups, betas=(0.9, config.beta2), fused=True)
+    else:
+        optimizer = torch.optim.SGD(groups, fused=True)
+    initial = [group["lr"] for group in optimizer.param_groups]
+
+    def step(gradients, decay):
+        for group, lr in zip(optimizer.param_groups, initial, strict=True):
+            group["lr"] = lr * decay
+            group["params"][0].grad = gradients[group["of"]].contiguous()[group["slice"]]
+        optimizer.step()
+
+    return step
+
+
+def _pennylane_step(parameters: Sequence[torch.Tensor], lrs: Sequence[Sequence[float]], config: TrainConfig) -> Callable:
+    rates = [p.new_tensor(lr).view(-1, *[1] * (p.ndim - 1)) for p, lr in zip(parameters, lrs, strict=True)]
     beta1, beta2, eps = 0.9, config.beta2, 1e-8
-    moments, count = [], 0  # per parameter: first moment, second moment, scratch
+    moments, count = [(torch.zeros_like(p), torch.zeros_like(p)) for p in parameters], 0
 
     @torch.no_grad()
     def step(gradients, decay):
         nonlocal count
         count += 1
-        if count == 1:  # in the gradient's memory layout, which batched matrix products transpose
-            moments.extend((torch.zeros_like(g), torch.zeros_like(g), torch.empty_like(g)) for g in gradients)
-            for p, g in zip(model.trainable, gradients, strict=True):
-                p.data = torch.empty_like(g).copy_(p)
         whole = count == 1 and config.optimizer == "adam-pl07"
-        root = math.sqrt(1 - beta2**count)
-        for p, lr, g, (m, v, scale) in zip(model.trainable, lrs, gradients, moments, strict=True):
+        for p, lr, g, (m, v) in zip(parameters, rates, gradients, moments, strict=True):
             m.copy_(g) if whole else m.lerp_(g, 1 - beta1)
             v.copy_(g * g) if whole else v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
-            # the smallest numbers, zero among them, make square roots ten times slower on some CPUs
-            torch.clamp(v, min=1e-37, out=scale).sqrt_().add_(eps * (root if config.optimizer == "adam" else 1))
-            # p -= lr * decay * root / (1 - beta1^t) * m / scale
-            p.addcdiv_(m, scale.div_(lr), value=-decay * root / (1 - beta1**count))
+            p.sub_(lr * (decay * math.sqrt(1 - beta2**count) / (1 - beta1**count)) * m / (v.sqrt() + eps))
 
     return step
-
-
-@torch.no_grad()
-def _descend(parameters, lrs, gradients, decay):
-    for p, lr, g in zip(parameters, lrs, gradients, strict=True):
-        p.sub_(lr * decay * g)
 
 
 # ---- a whole network, one seed at a time ----------------------------------------------------------------------------
