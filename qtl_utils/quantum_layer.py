@@ -79,11 +79,13 @@ class QuantumLayer(nn.Module):
         super().__setstate__(state)
         self._prepare()
 
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+    def forward(self, inputs: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
+        """`weights` (..., *shape), of statevector only: takes the place of the layer's own, one set a replica."""
         if inputs.shape[-1] != self.n_qubits:
             raise ValueError(f"expected {self.n_qubits} angles per sample, got inputs of shape {tuple(inputs.shape)}")
         if self.backend == "statevector":
-            return simulate(self.program, inputs, self.weights, self.executor, self.diff_method)
+            weights = self.weights if weights is None else weights
+            return simulate(self.program, inputs, weights, self.executor, self.diff_method)
         if is_batchedtensor(inputs) or is_batchedtensor(self.weights):
             return _Replicas.apply(inputs, self.weights, self)
         batch = inputs.shape[:-1]

@@ -151,45 +151,44 @@ def _fit_group(build, features, labels, splits, replicas, config, orders, label)
     modules = [build(r.seed).to(device=device, dtype=dtype) for r in replicas]
     model = Stack(modules)
     step = make_optimizer(model, modules[0], [r.rates for r in replicas], config)
-    split = torch.tensor([r.split for r in replicas], device=device)
     train = [splits.indices(r.split, "train") for r in replicas]
     order = [orders(t, r.seed, config.epochs) for t, r in zip(train, replicas, strict=True)]
     chosen = stack_indices([splits.indices(r.split, selection_subset(splits)) for r in replicas], device)
-
+    split = torch.tensor([r.split for r in replicas], device=device)[:, None]
+    first = split * (len(labels) if features.ndim == 3 else 0)  # the features of split s begin at row s * N
     table = features.flatten(0, -2)
-    first = split[:, None] * (len(labels) if features.ndim == 3 else 0)  # features of split s begin at row s * N
 
-    def samples(index):  # (R, B) -> features (R, B, F), or (B, F) where all replicas see the same
-        rows = index.clamp(min=0) + first  # -1, the padding, reads some sample and is masked out later
-        return embedding(rows[0] if (rows == rows[0]).all() else rows, table)
+    def targets_and_rows(index):  # (..., R, B); -1, the padding, is no target and reads some row
+        filled = index.clamp(min=0)
+        return torch.where(index >= 0, labels[filled], -1), filled + first
 
     history = np.zeros((len(replicas), config.epochs, 2, 2))
     best = Best(len(replicas), model.parameters)
+    chosen_targets, chosen_rows = targets_and_rows(chosen)
     for epoch in progress(range(config.epochs), label):
-        rows = [batches_of(o[epoch], config.batch_size) for o in order]
-        sums = torch.zeros(len(replicas), 3, device=device, dtype=torch.float64)
-        for index in torch.as_tensor(np.stack(rows, axis=1), device=device):  # (R, B)
-            logits = model(samples(index))
-            loss, counts = masked_loss(logits, labels, index)
-            total = loss if config.reduction == "sum" else loss / counts
-            gradients = torch.autograd.grad(total.sum(), model.trainable, materialize_grads=True)
+        batches = np.stack([batches_of(o[epoch], config.batch_size) for o in order], axis=1)  # (steps, R, B)
+        targets, rows = targets_and_rows(torch.as_tensor(batches, device=device))
+        share = (targets >= 0).to(dtype)  # of each sample in the loss that is minimised
+        if config.reduction == "mean":
+            share /= share.sum(-1, keepdim=True)
+        outputs = []
+        for k in range(len(batches)):
+            logits = model(embedding(rows[k], table))
+            loss = cross_entropy(logits.flatten(0, 1), targets[k].flatten(), reduction="none", ignore_index=-1)
+            gradients = torch.autograd.grad(loss, model.trainable, share[k].flatten(), materialize_grads=True)
             step(gradients, config.lr_gamma ** (epoch // config.lr_step))
-            sums += torch.stack([loss.detach().double(), hits(logits, labels, index), counts.double()], dim=1)
-        history[:, epoch, 0] = (sums[:, :2] / sums[:, 2:]).cpu()
-        logits = evaluate(model, samples, chosen)
-        loss, counts = masked_loss(logits, labels, chosen)
-        history[:, epoch, 1] = (
-            torch.stack([loss.double(), hits(logits, labels, chosen)], 1).cpu() / counts[:, None].cpu()
-        )
+            outputs.append(logits.detach())
+        history[:, epoch, 0] = loss_and_accuracy(torch.cat(outputs, 1), targets.movedim(0, 1).flatten(1))
+        history[:, epoch, 1] = loss_and_accuracy(evaluate(model, table, chosen_rows), chosen_targets)
         best.update(epoch, history[:, epoch, 1], model.parameters)
-    everything = torch.arange(len(labels), device=device).expand(len(replicas), -1)
+    everything = torch.arange(len(labels), device=device) + first
     last = {name: p.detach().clone() for name, p in model.parameters.items()}
-    logits = {"last": evaluate(model, samples, everything).double().cpu().numpy()}
+    logits = {"last": evaluate(model, table, everything).double().cpu().numpy()}
     model.load(best.parameters)
-    logits["best"] = evaluate(model, samples, everything).double().cpu().numpy()
-    share = (time.perf_counter() - start) / len(replicas)
+    logits["best"] = evaluate(model, table, everything).double().cpu().numpy()
+    seconds = (time.perf_counter() - start) / len(replicas)
     weights = {name: p.cpu() for name, p in last.items()}
-    return Fit(tuple(replicas), history, best.epoch, logits, weights, np.full(len(replicas), share))
+    return Fit(tuple(replicas), history, best.epoch, logits, weights, np.full(len(replicas), seconds))
 
 
 class Stack:
@@ -215,7 +214,7 @@ class Stack:
             if isinstance(layer, nn.Linear):
                 x = stacked_linear(x, tensors[f"{name}weight"], tensors.get(f"{name}bias"))
             elif isinstance(layer, QuantumLayer):
-                x = functional_call(layer, {"weights": tensors[f"{name}weights"]}, (x,))
+                x = layer(x, tensors[f"{name}weights"])
             else:
                 x = layer(x)
         return x.expand(self.replicas, *x.shape[-2:])
@@ -275,25 +274,21 @@ def stack_indices(indices: Sequence[np.ndarray], device) -> torch.Tensor:
     return torch.as_tensor(np.stack(rows), device=device)
 
 
-def masked_loss(logits: torch.Tensor, labels: torch.Tensor, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Summed cross-entropy (R,) of logits (R, B, K) over the samples `index` (R, B), and how many they are."""
-    used = index >= 0
-    loss = cross_entropy(logits.flatten(0, 1), labels[index.clamp(min=0)].flatten(), reduction="none")
-    return torch.where(used, loss.view(index.shape), 0).sum(1), used.sum(1)
-
-
-def hits(logits: torch.Tensor, labels: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """Right answers per replica, (R,)."""
-    return ((logits.argmax(-1) == labels[index.clamp(min=0)]) & (index >= 0)).sum(1).double()
+def loss_and_accuracy(logits: torch.Tensor, targets: torch.Tensor) -> np.ndarray:
+    """Mean cross-entropy and accuracy, (R, 2), of logits (R, n, K) where targets (R, n) are not -1."""
+    loss = cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none", ignore_index=-1)
+    sums = loss.view(targets.shape).double().sum(1), (logits.argmax(-1) == targets).double().sum(1)
+    return (torch.stack(sums, 1) / (targets >= 0).sum(1, keepdim=True)).cpu().numpy()
 
 
 @torch.no_grad()
-def evaluate(model: Stack, samples: Callable, index: torch.Tensor) -> torch.Tensor:
-    """Logits (R, n, K) in eval mode, a few samples at a time."""
-    at_once = max(1, most_samples(model.base) // len(index))
+def evaluate(model: Stack, table: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Logits (R, n, K) of the rows (R, n) of `table` in eval mode, as many at a time as memory takes."""
+    rows = rows[0] if (rows == rows[0]).all() else rows
     training = model.base.training
     model.base.eval()
-    logits = torch.cat([model(samples(part)) for part in index.split(at_once, dim=1)], dim=1)
+    at_once = max(1, most_samples(model.base) // model.replicas)
+    logits = torch.cat([model(embedding(part, table)) for part in rows.split(at_once, dim=-1)], dim=1)
     model.base.train(training)
     return logits
 
@@ -314,22 +309,24 @@ def make_optimizer(model: Stack, module: nn.Module, rates: Sequence[Rates], conf
 
 def _torch_step(parameters: Sequence[torch.Tensor], lrs: Sequence[Sequence[float]], config: TrainConfig) -> Callable:
     """torch's optimiser on slices of neighbouring replicas that have the same rate."""
-    groups = []  # one a slice
-    for number, (p, lr) in enumerate(zip(parameters, lrs, strict=True)):
-        starts = [0, *(i for i in range(1, len(lr)) if lr[i] != lr[i - 1])]
+    slices = {}  # rate -> (number of the parameter, first replica, last replica + 1), ...
+    for number, lr in enumerate(lrs):
+        starts = [i for i in range(len(lr)) if i == 0 or lr[i] != lr[i - 1]]
         for start, stop in zip(starts, [*starts[1:], len(lr)], strict=True):
-            part = nn.Parameter(p.detach()[start:stop])
-            groups.append({"params": [part], "lr": lr[start], "of": number, "slice": slice(start, stop)})
+            slices.setdefault(lr[start], []).append((number, start, stop))
+    parts = {lr: [nn.Parameter(parameters[n].detach()[a:b]) for n, a, b in found] for lr, found in slices.items()}
+    groups = [{"params": found, "lr": lr} for lr, found in parts.items()]
     if config.optimizer == "adam":
         optimizer = torch.optim.Adam(groups, betas=(0.9, config.beta2), fused=True)
     else:
         optimizer = torch.optim.SGD(groups, fused=True)
-    initial = [group["lr"] for group in optimizer.param_groups]
 
     def step(gradients, decay):
-        for group, lr in zip(optimizer.param_groups, initial, strict=True):
+        gradients = [g.contiguous() for g in gradients]
+        for group, (lr, found) in zip(optimizer.param_groups, slices.items(), strict=True):
             group["lr"] = lr * decay
-            group["params"][0].grad = gradients[group["of"]].contiguous()[group["slice"]]
+            for part, (number, start, stop) in zip(group["params"], found, strict=True):
+                part.grad = gradients[number][start:stop]
         optimizer.step()
 
     return step
