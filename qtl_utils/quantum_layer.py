@@ -93,7 +93,7 @@ class QuantumLayer(nn.Module):
         return out.reshape(*batch, self.n_qubits)
 
     def run(self, inputs: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        """Of PennyLane's simulators: angles (R, B, n) and R weight sets (R, *shape) -> expectation values (R, B, n), in one QNode call."""
+        """Angles (R, B, n) and R weight sets (R, *shape) -> expectation values (R, B, n), in one QNode call."""
         if inputs.device.type == "mps":  # which has no double precision; the circuit is small enough for the CPU
             return self.run(inputs.cpu(), weights.cpu()).to(inputs.device)
         replicas, batch, _ = inputs.shape

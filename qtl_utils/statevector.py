@@ -21,11 +21,13 @@ from itertools import product
 
 import numpy as np
 import pennylane as qml
+import psutil
 import torch
 from torch import Tensor
 
 EXECUTORS = ("auto", "numba", "torch")
 CONSTANT, INPUT, WEIGHT = range(3)  # where an angle comes from
+EXPECTED = "it must be constant, or 'factor * element + offset' with one element of inputs or weights"
 NOT_FINITE = "inputs or weights hold NaN or infinite angles; look for the step that made them, often a too large rate"
 CACHED_BITS = 12  # the torch executor keeps the index tables of states up to this size
 
@@ -47,7 +49,7 @@ IGNORED = ("Identity", "GlobalPhase", "Barrier", "WireCut")
 MATRICES = {"I": np.eye(2), "X": np.eye(2)[::-1], "Y": np.array([[0, -1j], [1j, 0]]), "Z": np.diag([1.0, -1.0])}
 
 
-class UnsupportedCircuit(ValueError):
+class UnsupportedCircuitError(ValueError):
     """A circuit that this simulator cannot run; the message names the gate or measurement and the way out."""
 
     def __init__(self, reason: str):
@@ -89,19 +91,28 @@ def pauli_word(letters: Iterable[tuple[int, str]]) -> Pauli:
     return word
 
 
-def clifford_table(u: np.ndarray) -> dict[tuple[str, int], tuple[str, int]] | None:
-    """What a gate makes of X and Z on each of its wires: U^-1 P U as (letters, sign); None if U is no Clifford gate."""
-    n = len(u).bit_length() - 1
+CliffordTable = tuple[tuple[str, int, str, int], ...]
+
+
+@lru_cache(maxsize=256)
+def clifford_table(matrix: bytes) -> CliffordTable | None:
+    """What a gate U makes of X and Z on each of its wires, U^-1 P U, as (letter, position, letters, sign).
+
+    matrix: the bytes of U, complex128, one or two qubits. None if U is no Clifford gate.
+    """
+    u = np.frombuffer(matrix, complex)
+    n = (len(u).bit_length() - 1) // 2
+    u = u.reshape(2**n, 2**n)
     words = {"".join(word): reduce(np.kron, [MATRICES[k] for k in word]) for word in product("IXYZ", repeat=n)}
-    table = {}
+    table = []
     for letter, position in product("XZ", range(n)):
         moved = u.conj().T @ words["I" * position + letter + "I" * (n - position - 1)] @ u
         shares = {word: np.trace(matrix @ moved).real / len(u) for word, matrix in words.items()}
         word = max(shares, key=lambda word: abs(shares[word]))
         if abs(abs(shares[word]) - 1) > 1e-12:
             return None
-        table[letter, position] = word, round(shares[word])
-    return table
+        table.append((letter, position, word, round(shares[word])))
+    return tuple(table)
 
 
 class Frame:
@@ -118,10 +129,10 @@ class Frame:
                     found = found @ self.images[letter, wire]
         return found
 
-    def append(self, table, wires) -> None:
+    def append(self, table: CliffordTable, wires: tuple[int, ...]) -> None:
         """Adds a gate that `clifford_table` describes."""
         new = {}
-        for (letter, position), (letters, sign) in table:
+        for letter, position, letters, sign in table:
             word = pauli_word(zip(wires, letters, strict=True))
             new[letter, wires[position]] = self.image(Pauli(word.x, word.z, (word.power + 1 - sign) % 4))
         self.images |= new
@@ -154,14 +165,14 @@ class Gate:
     name: str
     wires: tuple[int, ...]
     letters: str = ""
-    table: tuple = ()
+    table: CliffordTable = ()
 
     def __str__(self):
         return f"{self.name} on wire{'s' if len(self.wires) > 1 else ''} {', '.join(map(str, self.wires))}"
 
 
 def trace(circuit: Callable, inputs: Tensor, weights: Tensor) -> tuple[list[Gate], list[Angle], list[dict]]:
-    """Gates, their angles, and every output as {((wire, letter), ...): factor}, as these inputs and weights show them."""
+    """Gates, their angles, and every output as {((wire, letter), ...): factor}, as these values show them."""
     inputs, weights = inputs.requires_grad_(), weights.requires_grad_()
     with qml.queuing.AnnotatedQueue() as queue:
         returned = circuit(inputs, weights)
@@ -188,7 +199,7 @@ def _expand(operations) -> Iterator:
         elif getattr(op, "has_decomposition", False):
             yield from _expand(op.decomposition())
         else:
-            raise UnsupportedCircuit(f"{Gate(op.name, tuple(op.wires))} is not among the gates it can run")
+            raise UnsupportedCircuitError(f"{Gate(op.name, tuple(op.wires))} is not among the gates it can run")
 
 
 def _rotations(op) -> tuple[tuple[str, float], ...] | None:
@@ -199,17 +210,16 @@ def _rotations(op) -> tuple[tuple[str, float], ...] | None:
     return ROTATIONS.get(op.name)
 
 
-def _table(op) -> tuple | None:
+def _table(op) -> CliffordTable | None:
     constant = not any(qml.math.requires_grad(value) for value in op.data)
     if not constant or len(op.wires) > 2 or not getattr(op, "has_matrix", False):
         return None
-    found = clifford_table(qml.math.toarray(op.matrix()))
-    return found and tuple(found.items())
+    return clifford_table(np.ascontiguousarray(qml.math.toarray(op.matrix()), complex).tobytes())
 
 
 def _angle(gate: Gate, value, inputs: Tensor, weights: Tensor) -> Angle:
     if qml.math.size(value) != 1:
-        raise UnsupportedCircuit(
+        raise UnsupportedCircuitError(
             f"{gate} is given {qml.math.size(value)} angles at once: index inputs[..., i] and weights[..., k, i]"
         )
     if not qml.math.requires_grad(value):
@@ -221,14 +231,11 @@ def _angle(gate: Gate, value, inputs: Tensor, weights: Tensor) -> Angle:
             factors, values = grad.flatten().tolist(), p.detach().flatten().tolist()
             found += [(source, i, f, values[i]) for i, f in enumerate(factors) if f]
     if len(found) > 1:
-        raise UnsupportedCircuit(f"the angle of {gate} is an expression of {len(found)} elements: {EXPECTED}")
+        raise UnsupportedCircuitError(f"the angle of {gate} is an expression of {len(found)} elements: {EXPECTED}")
     if not found:
         return Angle(offset=value)
     source, index, factor, element = found[0]
     return Angle(source, index, factor, value - factor * element)
-
-
-EXPECTED = "it must be constant, or 'factor * element + offset' with one element of inputs or weights"
 
 
 def _output(measurement) -> dict:
@@ -240,9 +247,9 @@ def _output(measurement) -> dict:
         shown = getattr(measurement, "name", None) or type(measurement).__name__
         if isinstance(measurement, qml.measurements.MeasurementProcess):
             shown = repr(measurement)
-        raise UnsupportedCircuit(f"it returns expectation values of Pauli words, and this circuit returns {shown}")
+        raise UnsupportedCircuitError(f"it returns expectation values of Pauli words, and this circuit returns {shown}")
     if any(qml.math.requires_grad(factor) for factor in sentence.values()):
-        raise UnsupportedCircuit(f"the observable {measurement.obs} depends on inputs or weights")
+        raise UnsupportedCircuitError(f"the observable {measurement.obs} depends on inputs or weights")
     return {tuple(sorted(word.items())): float(np.real(factor)) for word, factor in sentence.items()}
 
 
@@ -303,7 +310,7 @@ def compile_circuit(
     `inputs` (n_inputs,), as many as qubits by default, and `weights` of `weight_shape` are in radians. Every angle
     of the circuit must be constant or `factor * element + offset`, and every output the expectation value of a Pauli
     word or of a real sum of them. The function is traced with three sets of values, so that an angle that only looks
-    constant is found out. Raises UnsupportedCircuit.
+    constant is found out. Raises UnsupportedCircuitError.
     """
     circuit, weight_shape = getattr(circuit, "func", circuit), tuple(weight_shape)
     n_inputs = n_qubits if n_inputs is None else n_inputs
@@ -313,13 +320,15 @@ def compile_circuit(
     gates, angles, outputs = first
     for other_gates, other_angles, other_outputs in others:
         if gates != other_gates or outputs != other_outputs:
-            raise UnsupportedCircuit("the circuit's gates or measurements depend on the values of inputs or weights")
+            raise UnsupportedCircuitError(
+                "the circuit's gates or measurements depend on the values of inputs or weights"
+            )
         for gate, angle, other in zip(gates, angles, other_angles, strict=True):
             if not angle.agrees(other):
-                raise UnsupportedCircuit(f"the angle of {gate} is an expression of inputs or weights: {EXPECTED}")
+                raise UnsupportedCircuitError(f"the angle of {gate} is an expression of inputs or weights: {EXPECTED}")
     used = {wire for gate in gates for wire in gate.wires} | {w for out in outputs for word in out for w, _ in word}
     if stray := used - set(range(n_qubits)):
-        raise ValueError(f"the circuit uses wire {stray.pop()!r}; with n_qubits={n_qubits}, wires are 0 to {n_qubits - 1}")
+        raise ValueError(f"the circuit uses wire {stray.pop()!r}; n_qubits={n_qubits} makes them 0 to {n_qubits - 1}")
     return _assemble(gates, angles, outputs, n_qubits, n_inputs, weight_shape)
 
 
@@ -500,11 +509,9 @@ class _Simulate(torch.autograd.Function):
 
     @staticmethod
     def vmap(info, in_dims, inputs, weights, run):
-        if in_dims[1] is not None:  # every replica has its own weights
-            inputs, weights = (_to_front(t, d, info.batch_size) for t, d in zip((inputs, weights), in_dims, strict=False))
-        else:
-            inputs = _to_front(inputs, in_dims[0], info.batch_size)
-            weights = weights if weights.shape == run.program.weight_shape else weights.expand(info.batch_size, *weights.shape)
+        inputs = _to_front(inputs, in_dims[0], info.batch_size)
+        if in_dims[1] is not None or weights.shape != run.program.weight_shape:  # else one weight set serves all
+            weights = _to_front(weights, in_dims[1], info.batch_size)
         return _words(run.program, inputs, weights, run.executor, strict=False), 0
 
 
@@ -563,6 +570,8 @@ class Run:
     def torch_state(self, inputs: Tensor, weights: Tensor) -> Tensor:
         """The states at the end of the circuit."""
         program = self.program
+        if inputs.device.type == "cpu":
+            check_memory(4 * self.replicas * self.batch * 2**program.n_bits * inputs.itemsize)
         i = torch.arange(2**program.n_bits, device=inputs.device)
         start = ((i & ~program.uniform) == 0).to(inputs.dtype) * 2 ** (-program.uniform.bit_count() / 2)
         state = start.expand(self.replicas, self.batch, -1)
@@ -616,6 +625,15 @@ class Run:
             other = c * other - s * self._swapped(other, rotation.x, rotation.z)
         return of_inputs if of_inputs is None else of_inputs.reshape(inputs.shape), (
             of_weights if of_weights is None else of_weights.reshape(weights.shape)
+        )
+
+
+def check_memory(size: int) -> None:
+    """Raises ValueError where `size` bytes, if many, are more than this machine has free."""
+    if size > 2**28 and size > (free := psutil.virtual_memory().available):
+        raise ValueError(
+            f"simulating this circuit needs {size / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; "
+            "use fewer qubits, samples at once or threads"
         )
 
 

@@ -11,6 +11,7 @@ import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
+from itertools import pairwise
 
 import llvmlite.binding
 import numpy as np
@@ -20,7 +21,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import NativeValue, intrinsic, models, register_model, typeof_impl, unbox
 
-from qtl_utils.statevector import INPUT, NOT_FINITE, WEIGHT
+from qtl_utils.statevector import INPUT, NOT_FINITE, WEIGHT, check_memory
 
 VECTOR_BYTES = 64 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 32
 MAX_PASS = 3  # rotations of a pass
@@ -32,7 +33,7 @@ APART = 37  # vectors between the two states of backward, lest their numbers com
 CHUNK = 256  # amplitudes summed up before they are added to the total: keeps float32 sums accurate
 
 
-# ---- vectors in Numba ------------------------------------------------------------------------------------------------
+# ---- vectors in Numba -----------------------------------------------------------------------------------------------
 
 
 class Vector(types.Type):
@@ -252,7 +253,7 @@ def store_turn(context, kind, address, index, half):
     return types.void(kind, address, index, half), generate
 
 
-# ---- a pass: up to three rotations while the amplitudes they mix are in registers -------------------------------------
+# ---- a pass: up to three rotations while the amplitudes they mix are in registers -----------------------------------
 
 
 class _Pass:
@@ -407,7 +408,7 @@ def turn_backward(context, kind, size, plain, state, other, coefficients, slopes
     return types.void(kind, size, plain, state, other, coefficients, slopes, row, start, stop), generate
 
 
-# ---- kernels: addresses are integers, indices count vectors or numbers -------------------------------------------------
+# ---- kernels: addresses are integers, indices count vectors or numbers ----------------------------------------------
 # A block's memory, in vectors: 3 coefficients a rotation, +1, -1, a slope a rotation, 4 to spare, 2^n_bits amplitudes.
 # The schedule's header: see Schedule.
 
@@ -435,7 +436,7 @@ def fill(kind, header, block, before, inputs, weights, row, rows, batch):
         if source == WEIGHT and one_replica:
             share = splat(kind, number(kind, real(shares, 2 * g)))
             half = fma(share, splat(kind, get(kind, weights, row // batch * n_weights + index)), half)
-        elif source == INPUT or source == WEIGHT:
+        elif source in (INPUT, WEIGHT):
             values, stride, step, at = inputs, n_inputs, 1, row
             if source == WEIGHT:
                 values, stride, step, at = weights, n_weights, 0, row // batch
@@ -582,7 +583,10 @@ def scatter(kind, header, slopes, of_inputs, parts, row, rows, batch):
 
 @njit(nogil=True, cache=True)
 def forward_blocks(kind, header, first, last, stride, blocks, inputs, weights, rows, batch, out):
-    """Blocks first ... last - 1; block b uses the memory `blocks` + b * stride bytes. Returns how many had bad angles."""
+    """Runs blocks first ... last - 1, of which b uses the memory at `blocks` + b * stride bytes.
+
+    Returns how many of them had an angle that is not finite.
+    """
     n_rotations, width, bad = integer(header, 1), lanes(kind), 0
     for b in range(first, last):
         block = blocks + b * stride
@@ -656,7 +660,7 @@ def add_up(kind, parts, total, replicas, batch, n_weights):
             row += width - row % width
 
 
-# ---- schedules and threads -------------------------------------------------------------------------------------------
+# ---- schedules and threads ------------------------------------------------------------------------------------------
 
 
 class Schedule:
@@ -694,7 +698,6 @@ class Schedule:
         values += [len(program.words), self.words.ctypes.data, program.n_inputs, program.n_weights, program.uniform]
         values += [self.passes.ctypes.data, amplitude, len(self.groups), KINDS[dtype].lanes * dtype.itemsize, *reached]
         return np.array(values, np.int64)
-
 
     def forward(self, run, inputs, weights, keep):
         """Values of the words, (..., B, n_words); small final states stay in run.kept where `keep` asks for them."""
@@ -760,7 +763,7 @@ def spread(work, blocks: int, work_of_block: int) -> int:
     if blocks * work_of_block < PARALLEL_WORK or (threads := min(thread_count(), blocks)) == 1:
         return work(0, blocks)
     edges = [thread * blocks // threads for thread in range(threads + 1)]
-    others = [pool(threads - 1).submit(work, *share) for share in zip(edges[1:], edges[2:], strict=False)]
+    others = [pool(threads - 1).submit(work, *share) for share in pairwise(edges[1:])]
     return work(0, edges[1]) + sum(other.result() for other in others)
 
 
@@ -771,6 +774,7 @@ def scratch(size: int) -> torch.Tensor:
     """At least `size` bytes that this thread may use until its next call."""
     memory = getattr(_of_thread, "memory", None)
     if memory is None or memory.nbytes < size:
+        check_memory(size)
         memory = torch.empty(size, dtype=torch.uint8)
         if size <= SCRATCH_BYTES:
             _of_thread.memory = memory

@@ -332,7 +332,9 @@ def _torch_step(parameters: Sequence[torch.Tensor], lrs: Sequence[Sequence[float
     return step
 
 
-def _pennylane_step(parameters: Sequence[torch.Tensor], lrs: Sequence[Sequence[float]], config: TrainConfig) -> Callable:
+def _pennylane_step(
+    parameters: Sequence[torch.Tensor], lrs: Sequence[Sequence[float]], config: TrainConfig
+) -> Callable:
     rates = [p.new_tensor(lr).view(-1, *[1] * (p.ndim - 1)) for p, lr in zip(parameters, lrs, strict=True)]
     beta1, beta2, eps = 0.9, config.beta2, 1e-8
     moments, count = [(torch.zeros_like(p), torch.zeros_like(p)) for p in parameters], 0
