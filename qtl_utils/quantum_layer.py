@@ -9,7 +9,8 @@ from torch import nn
 from torch._C._functorch import is_batchedtensor
 
 from qtl_utils.circuits import ANSATZE, ENCODINGS, Ansatz, Encoding, find, make_circuit
-from qtl_utils.statevector import Program, choose_executor, compile_circuit, simulate
+from qtl_utils.program import Program, compile_circuit
+from qtl_utils.statevector import choose_executor, simulate
 
 BACKENDS = {  # who simulates, and how it differentiates unless told otherwise
     "statevector": "adjoint",

@@ -1,0 +1,652 @@
+"""The CPU kernels of `statevector`, compiled by Numba and kept on disk: SIMD over blocks of samples.
+
+A block holds as many samples as a vector register has lanes, one sample a lane, whatever its replica; an amplitude is
+one vector. A pass applies up to three rotations to groups of 2, 4 or 8 amplitudes while they are in registers. Lanes
+never mix, so that a sample's numbers do not depend on its neighbours.
+
+All in one file, because Numba's cache looks for changes only in the file of the compiled function.
+"""
+
+import math
+from functools import reduce
+
+import llvmlite.binding
+import numpy as np
+import torch
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import NativeValue, intrinsic, models, register_model, typeof_impl, unbox
+
+INPUT, WEIGHT = 1, 2  # where an angle comes from: as in `program`
+VECTOR_BYTES = 64 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 32
+PASS_WIDTH = 21  # integers that describe a pass
+APART = 37  # vectors between the two states of backward, lest their numbers compete for the same places in the cache
+CHUNK = 256  # amplitudes summed up before they are added to the total: keeps float32 sums accurate
+
+
+# ---- vectors in Numba -----------------------------------------------------------------------------------------------
+
+
+class Vector(types.Type):
+    """`lanes` numbers in one register (or a few, where the processor's are narrower)."""
+
+    def __init__(self, scalar, lanes):
+        self.scalar, self.lanes = scalar, lanes
+        super().__init__(f"Vector({scalar}, {lanes})")
+
+
+class VectorKind(types.Type):
+    """The type of the argument that tells a kernel which vectors to compile for."""
+
+    def __init__(self, scalar, lanes):
+        self.vector = Vector(scalar, lanes)
+        super().__init__(f"VectorKind({scalar}, {lanes})")
+
+
+class Kind:
+    def __init__(self, scalar, lanes):
+        self._numba_type_, self.lanes = VectorKind(scalar, lanes), lanes
+
+
+@register_model(Vector)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, manager, kind):
+        base = ir.FloatType() if kind.scalar == types.float32 else ir.DoubleType()
+        super().__init__(manager, kind, ir.VectorType(base, kind.lanes))
+
+
+register_model(VectorKind)(models.OpaqueModel)
+
+
+@typeof_impl.register(Kind)
+def _typeof(value, context):
+    return value._numba_type_
+
+
+@unbox(VectorKind)
+def _unbox(kind, value, context):
+    return NativeValue(context.context.get_dummy_value())
+
+
+KINDS = {
+    torch.float32: Kind(types.float32, VECTOR_BYTES // 4),
+    torch.float64: Kind(types.float64, VECTOR_BYTES // 8),
+}
+
+
+def _pointer(builder, address, index, kind):
+    return builder.gep(builder.inttoptr(address, kind.as_pointer()), [index])
+
+
+@intrinsic
+def load(context, kind, address, index):
+    """The vector number `index` behind `address`."""
+
+    def generate(context, builder, signature, arguments):
+        value = context.get_value_type(signature.return_type)
+        loaded = builder.load(_pointer(builder, arguments[1], arguments[2], value))
+        loaded.align = 4
+        return loaded
+
+    return kind.vector(kind, address, index), generate
+
+
+@intrinsic
+def store(context, kind, address, index, value):
+    def generate(context, builder, signature, arguments):
+        stored = builder.store(arguments[3], _pointer(builder, arguments[1], arguments[2], arguments[3].type))
+        stored.align = 4
+        return context.get_dummy_value()
+
+    return types.void(kind, address, index, value), generate
+
+
+@intrinsic
+def get(context, kind, address, index):
+    """The single number `index` behind `address`."""
+
+    def generate(context, builder, signature, arguments):
+        value = context.get_value_type(signature.return_type)
+        return builder.load(_pointer(builder, arguments[1], arguments[2], value))
+
+    return kind.vector.scalar(kind, address, index), generate
+
+
+@intrinsic
+def put(context, kind, address, index, value):
+    def generate(context, builder, signature, arguments):
+        builder.store(arguments[3], _pointer(builder, arguments[1], arguments[2], arguments[3].type))
+        return context.get_dummy_value()
+
+    return types.void(kind, address, index, kind.vector.scalar), generate
+
+
+@intrinsic
+def integer(context, address, index):
+    """The 64-bit integer number `index` behind `address`."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.load(_pointer(builder, *arguments, ir.IntType(64)))
+
+    return types.int64(address, index), generate
+
+
+@intrinsic
+def real(context, address, index):
+    """The float64 number `index` behind `address`."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.load(_pointer(builder, *arguments, ir.DoubleType()))
+
+    return types.float64(address, index), generate
+
+
+@intrinsic
+def splat(context, kind, value):
+    """A vector with `value` in every lane."""
+
+    def generate(context, builder, signature, arguments):
+        kind = context.get_value_type(signature.return_type)
+        empty = ir.Constant(kind, ir.Undefined)
+        first = builder.insert_element(empty, arguments[1], ir.Constant(ir.IntType(32), 0))
+        mask = ir.Constant(ir.VectorType(ir.IntType(32), kind.count), [0] * kind.count)
+        return builder.shuffle_vector(first, empty, mask)
+
+    return kind.vector(kind, kind.vector.scalar), generate
+
+
+@intrinsic
+def lanes(context, kind):
+    count = kind.vector.lanes
+    return types.int64(kind), lambda context, builder, signature, arguments: ir.Constant(ir.IntType(64), count)
+
+
+@intrinsic
+def mul(context, a, b):
+    return a(a, b), lambda context, builder, signature, arguments: builder.fmul(*arguments)
+
+
+@intrinsic
+def add(context, a, b):
+    return a(a, b), lambda context, builder, signature, arguments: builder.fadd(*arguments)
+
+
+@intrinsic
+def number(context, kind, value):
+    """`value` in the vectors' precision."""
+
+    def generate(context, builder, signature, arguments):
+        return context.cast(builder, arguments[1], value, kind.vector.scalar)
+
+    return kind.vector.scalar(kind, value), generate
+
+
+def _call(builder, name, *vectors):
+    kind = vectors[0].type
+    name = f"llvm.{name}.v{kind.count}{kind.element.intrinsic_name}"
+    signature = ir.FunctionType(kind, [kind] * len(vectors))
+    return builder.call(cgutils.get_or_insert_function(builder.module, signature, name), vectors)
+
+
+def _fused(builder, a, b, c):
+    return _call(builder, "fmuladd", a, b, c)
+
+
+@intrinsic
+def fma(context, a, b, c):
+    """a * b + c"""
+    return a(a, b, c), lambda context, builder, signature, arguments: _fused(builder, *arguments)
+
+
+@intrinsic
+def parity(context, bits):
+    """1 where an odd number of `bits` is set, else 0."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.and_(builder.ctpop(arguments[0]), ir.Constant(ir.IntType(64), 1))
+
+    return types.int64(types.int64), generate
+
+
+@intrinsic
+def store_turn(context, kind, address, index, half):
+    """Stores cosine, tangent and minus tangent of the vector `half`, in radians, from the vector number `index` on."""
+
+    def generate(context, builder, signature, arguments):
+        _, address, index, x = arguments
+        kind = x.type
+        constant = lambda value: ir.Constant(kind, [value] * kind.count)  # noqa: E731
+        floor = lambda x: _call(builder, "floor", x)  # noqa: E731
+        single = isinstance(kind.element, ir.FloatType)
+        # x = k pi/2 + r with |r| <= pi/4; pi/2 in two parts
+        k = floor(_fused(builder, x, constant(2 / math.pi), constant(0.5)))
+        high, low = (float(np.float32(math.pi / 2)), None) if single else (math.pi / 2, 6.123233995736766e-17)
+        low = math.pi / 2 - high if low is None else low
+        r = _fused(builder, k, constant(-low), _fused(builder, k, constant(-high), x))
+        square = builder.fmul(r, r)
+        terms = [constant((-1) ** (n // 2) / math.factorial(n)) for n in range(18)]  # of Taylor's series
+        sine, cosine = terms[17], terms[16]
+        for n in range(15, 0, -2):
+            sine = _fused(builder, sine, square, terms[n])
+            cosine = _fused(builder, cosine, square, terms[n - 1])
+        sine = builder.fmul(sine, r)
+        half_k = floor(builder.fmul(k, constant(0.5)))
+        odd = builder.fcmp_ordered("!=", builder.fmul(half_k, constant(2.0)), k)
+        quarter_k = floor(builder.fmul(half_k, constant(0.5)))
+        sign = _fused(builder, _fused(builder, quarter_k, constant(-2.0), half_k), constant(-2.0), constant(1.0))
+        c = builder.fmul(sign, builder.select(odd, builder.fneg(sine), cosine))
+        t = builder.fdiv(builder.fmul(sign, builder.select(odd, cosine, sine)), c)
+        for n, value in enumerate((c, t, builder.fneg(t))):
+            at = builder.add(index, ir.Constant(index.type, n))
+            builder.store(value, _pointer(builder, address, at, kind)).align = 4
+        return context.get_dummy_value()
+
+    return types.void(kind, address, index, half), generate
+
+
+# ---- a pass: up to three rotations while the amplitudes they mix are in registers -----------------------------------
+
+
+class _Pass:
+    """Emits the code of a pass of `size` rotations over groups of 2^size amplitudes.
+
+    Rotation a turns the pairs (u, v) of members m and m | 1 << a of a group: u' = u + t v, v' = v - t u, with t, the
+    tangent of half the angle, negated where an odd number of the bits z is set in the index of u. At the end of the
+    pass all are multiplied by the cosines. Coefficients are three vectors a rotation: cosine, t and -t.
+
+    In a `plain` pass z of a rotation meets its own x only. Every group then has a member without any odd number of
+    bits z, from which all signs are +.
+    """
+
+    def __init__(self, builder, vector, size, plain, row, coefficients):
+        self.builder, self.vector, self.size, self.plain = builder, vector, size, plain
+        self.coefficients = coefficients
+        word = lambda position: builder.load(self._at(row, self.int(position), ir.IntType(64)))  # noqa: E731
+        x, self.z, self.pivots = ([word(3 + 3 * part + a) for a in range(size)] for part in range(3))
+        self.first = builder.mul(word(2), self.int(3))  # the first rotation's vectors
+        self.below = [builder.sub(builder.shl(self.int(1), p), self.int(1)) for p in self.pivots]
+        flips = [[word(12 + 3 * a + b) for b in range(size)] for a in range(size)]
+        self.offsets = [self.xor(x[b] for b in self.bits(m)) for m in range(2**size)]
+        # whether z of rotation a changes the sign from member 0 to member m
+        self.flips = [[self.xor(flips[a][b] for b in self.bits(m)) for m in range(2**size)] for a in range(size)]
+        self.cosines = [self.coefficient(a, self.int(0)) for a in range(size)]
+        self.tangents = [self.coefficient(a, self.int(1)) for a in range(size)]
+        self.scale = reduce(builder.fmul, self.cosines)
+
+    def int(self, value):
+        return ir.Constant(ir.IntType(64), value)
+
+    def bits(self, m):
+        return [b for b in range(self.size) if m >> b & 1]
+
+    def xor(self, values):
+        found = self.int(0)
+        for value in values:
+            found = self.builder.xor(found, value)
+        return found
+
+    def _at(self, address, index, kind):
+        return _pointer(self.builder, address, index, kind)
+
+    def load(self, address, index):
+        value = self.builder.load(self._at(address, index, self.vector))
+        value.align = 4
+        return value
+
+    def store(self, address, index, value):
+        self.builder.store(value, self._at(address, index, self.vector)).align = 4
+
+    def coefficient(self, a, which):
+        return self.load(self.coefficients, self.builder.add(self.first, self.builder.add(self.int(3 * a), which)))
+
+    def members(self, k):
+        """The indices of group number k: k with zeros put in at the pivots, and what the rotations reach from there."""
+        builder = self.builder
+        for pivot, below in zip(self.pivots, self.below, strict=True):
+            above = builder.shl(builder.lshr(k, pivot), builder.add(pivot, self.int(1)))
+            k = builder.or_(above, builder.and_(k, below))
+        if self.plain:  # the pivots are then bits of z, and set so that no z is met by an odd number of bits
+            odd = [builder.shl(self.parity(builder.and_(k, z)), p) for z, p in zip(self.z, self.pivots, strict=True)]
+            k = self.xor([k, *odd])
+        return [builder.xor(k, offset) for offset in self.offsets]
+
+    def parity(self, bits):
+        return self.builder.and_(self.builder.ctpop(bits), self.int(1))
+
+    def pairs(self, a, members):
+        """The pairs that rotation a turns, with its tangent and the parity that tells the sign (None: +)."""
+        if not self.plain:
+            parity = self.parity(self.builder.and_(members[0], self.z[a]))
+        for m in range(2**self.size):
+            if m >> a & 1:
+                continue
+            if self.plain:
+                yield m, m | 1 << a, self.tangents[a], None
+            else:
+                odd = self.builder.xor(parity, self.flips[a][m])
+                yield m, m | 1 << a, self.coefficient(a, self.builder.add(odd, self.int(1))), odd
+
+    def turn(self, values, m, n, t):
+        u, v = values[m], values[n]
+        values[m] = _fused(self.builder, t, v, u)
+        values[n] = _fused(self.builder, self.builder.fneg(t), u, v)
+
+
+@intrinsic(prefer_literal=True)
+def turn_forward(context, kind, size, plain, state, coefficients, row, groups):
+    """Applies the pass described by `row` to `state`."""
+    variant = size.literal_value, plain.literal_value
+
+    def generate(context, builder, signature, arguments):
+        *_, state, coefficients, row, groups = arguments
+        step = _Pass(builder, context.get_value_type(kind.vector), *variant, row, coefficients)
+        with cgutils.for_range(builder, groups) as loop:
+            members = step.members(loop.index)
+            values = [step.load(state, i) for i in members]
+            for a in range(step.size):
+                for m, n, tangent, _ in step.pairs(a, members):
+                    step.turn(values, m, n, tangent)
+            for i, value in zip(members, values, strict=True):
+                step.store(state, i, builder.fmul(step.scale, value))
+        return context.get_dummy_value()
+
+    return types.void(kind, size, plain, state, coefficients, row, groups), generate
+
+
+@intrinsic(prefer_literal=True)
+def turn_backward(context, kind, size, plain, state, other, coefficients, slopes, row, start, stop):
+    """Undoes a pass on `state` and `other` = O state, and adds the rotations' derivatives of <O> to `slopes`.
+
+    Two vectors before `slopes` are all +1 and all -1.
+    """
+    variant = size.literal_value, plain.literal_value
+
+    def generate(context, builder, signature, arguments):
+        *_, state, other, coefficients, slopes, row, start, stop = arguments
+        vector = context.get_value_type(kind.vector)
+        constant = lambda value: ir.Constant(vector, [value] * vector.count)  # noqa: E731
+        step = _Pass(builder, vector, *variant, row, coefficients)
+        sums = [cgutils.alloca_once(builder, vector) for _ in range(step.size)]
+        for total in sums:
+            builder.store(constant(0.0), total)
+        with cgutils.for_range_slice(builder, start, stop, step.int(1)) as (k, _):
+            members = step.members(k)
+            values, others = [step.load(state, i) for i in members], [step.load(other, i) for i in members]
+            for a in reversed(range(step.size)):
+                total = builder.load(sums[a])
+                for m, n, tangent, odd in step.pairs(a, members):
+                    if odd is None:
+                        total = _fused(builder, others[m], values[n], total)
+                        total = _fused(builder, builder.fneg(others[n]), values[m], total)
+                    else:
+                        slope = builder.fmul(others[m], values[n])
+                        slope = _fused(builder, builder.fneg(others[n]), values[m], slope)
+                        total = _fused(builder, step.load(slopes, builder.sub(odd, step.int(2))), slope, total)
+                    step.turn(values, m, n, builder.fneg(tangent))
+                    step.turn(others, m, n, builder.fneg(tangent))
+                builder.store(total, sums[a])
+            for i, value, o in zip(members, values, others, strict=True):
+                step.store(state, i, builder.fmul(step.scale, value))
+                step.store(other, i, builder.fmul(step.scale, o))
+        first = builder.load(_pointer(builder, row, step.int(2), ir.IntType(64)))
+        share = constant(1.0)
+        for a in reversed(range(step.size)):  # in both states the cosines of what was undone before were still missing
+            position, total = builder.add(first, step.int(a)), builder.fmul(share, builder.load(sums[a]))
+            step.store(slopes, position, builder.fadd(step.load(slopes, position), total))
+            share = builder.fmul(share, builder.fmul(step.cosines[a], step.cosines[a]))
+        return context.get_dummy_value()
+
+    return types.void(kind, size, plain, state, other, coefficients, slopes, row, start, stop), generate
+
+
+# ---- kernels: addresses are integers, indices count vectors or numbers ----------------------------------------------
+# A block's memory, in vectors: 3 coefficients a rotation, +1, -1, a slope a rotation, 4 to spare, 2^n_bits amplitudes.
+# The schedule's header: see Schedule.
+
+
+@njit(nogil=True)
+def fill(kind, header, block, before, inputs, weights, row, rows, batch):
+    """Computes the coefficients of the samples row, row + 1, ...; returns whether an angle is not finite.
+
+    `before`: the block before this one, 0 for none, whose coefficients of the weights may serve again.
+    """
+    n_rotations, sources, shares = integer(header, 1), integer(header, 2), integer(header, 3)
+    n_inputs, n_weights, width = integer(header, 6), integer(header, 7), lanes(kind)
+    one_replica = row // batch == (min(row + width, rows) - 1) // batch
+    if (row - width) // batch != row // batch:
+        before = 0
+    check = splat(kind, number(kind, 0))
+    for g in range(n_rotations):
+        source, index = integer(sources, 2 * g), integer(sources, 2 * g + 1)
+        if source != INPUT and one_replica and before:
+            if before != block:
+                for k in range(3):
+                    store(kind, block, 3 * g + k, load(kind, before, 3 * g + k))
+            continue
+        half = splat(kind, number(kind, real(shares, 2 * g + 1)))
+        if source == WEIGHT and one_replica:
+            share = splat(kind, number(kind, real(shares, 2 * g)))
+            half = fma(share, splat(kind, get(kind, weights, row // batch * n_weights + index)), half)
+        elif source in (INPUT, WEIGHT):
+            values, stride, step, at = inputs, n_inputs, 1, row
+            if source == WEIGHT:
+                values, stride, step, at = weights, n_weights, 0, row // batch
+            edge = (row // batch + 1) * batch
+            for lane in range(width):
+                if row + lane < rows:
+                    if step == 0 and row + lane == edge:
+                        at, edge = at + 1, edge + batch
+                    put(kind, block, 3 * g * width + lane, get(kind, values, at * stride + index))
+                    at += step
+                else:  # no sample: whatever is finite
+                    put(kind, block, 3 * g * width + lane, number(kind, 0))
+            half = fma(splat(kind, number(kind, real(shares, 2 * g))), load(kind, block, 3 * g), half)
+        store_turn(kind, block, 3 * g, half)
+        check = fma(splat(kind, number(kind, 0)), load(kind, block, 3 * g), check)
+    store(kind, block, 3 * n_rotations, check)
+    bad = False
+    for lane in range(width):
+        bad |= get(kind, block, 3 * n_rotations * width + lane) != 0
+    store(kind, block, 3 * n_rotations, splat(kind, number(kind, 1)))
+    store(kind, block, 3 * n_rotations + 1, splat(kind, number(kind, -1)))
+    return bad
+
+
+@njit(nogil=True)
+def evolve(kind, header, block, state):
+    """Runs the circuit from its initial state."""
+    n_bits, passes = integer(header, 0), integer(header, 9)
+    uniform = integer(header, 8)
+    start, nothing = splat(kind, number(kind, real(header, 10))), splat(kind, number(kind, 0))
+    for i in range(1 << n_bits):
+        if i & ~uniform:
+            store(kind, state, i, nothing)
+        else:
+            store(kind, state, i, start)
+    for p in range(integer(header, 11)):
+        row = passes + p * PASS_WIDTH * 8
+        size, plain = integer(row, 0), integer(row, 1)
+        groups = 1 << (n_bits - size)
+        if size == 3 and plain:
+            turn_forward(kind, 3, 1, state, block, row, groups)
+        elif size == 3:
+            turn_forward(kind, 3, 0, state, block, row, groups)
+        elif size == 2 and plain:
+            turn_forward(kind, 2, 1, state, block, row, groups)
+        elif size == 2:
+            turn_forward(kind, 2, 0, state, block, row, groups)
+        else:
+            turn_forward(kind, 1, 1, state, block, row, groups)
+
+
+@njit(inline="always")
+def word_x(words, k):
+    return integer(words, 3 * k)
+
+
+@njit(inline="always")
+def word_z(words, k):
+    return integer(words, 3 * k + 1)
+
+
+@njit(nogil=True)
+def measure(kind, header, signs, spare, state, out, row, rows):
+    """Writes the values of all words for the samples of this block; takes four words at a time."""
+    size, n_words, words, width = 1 << integer(header, 0), integer(header, 4), integer(header, 5), lanes(kind)
+    zero = splat(kind, number(kind, 0))
+    for k in range(0, n_words, 4):
+        z0, z1, z2, z3 = word_z(words, k), word_z(words, k + 1), word_z(words, k + 2), word_z(words, k + 3)
+        x0, x1, x2, x3 = word_x(words, k), word_x(words, k + 1), word_x(words, k + 2), word_x(words, k + 3)
+        a, b, c, d = zero, zero, zero, zero
+        for start in range(0, size, CHUNK):
+            a_part, b_part, c_part, d_part = zero, zero, zero, zero
+            for i in range(start, min(start + CHUNK, size)):
+                value = load(kind, state, i)
+                a_part = fma(load(kind, signs, parity(i & z0)), mul(value, load(kind, state, i ^ x0)), a_part)
+                b_part = fma(load(kind, signs, parity(i & z1)), mul(value, load(kind, state, i ^ x1)), b_part)
+                c_part = fma(load(kind, signs, parity(i & z2)), mul(value, load(kind, state, i ^ x2)), c_part)
+                d_part = fma(load(kind, signs, parity(i & z3)), mul(value, load(kind, state, i ^ x3)), d_part)
+            a, b, c, d = add(a, a_part), add(b, b_part), add(c, c_part), add(d, d_part)
+        store(kind, spare, 0, a)
+        store(kind, spare, 1, b)
+        store(kind, spare, 2, c)
+        store(kind, spare, 3, d)
+        for m in range(min(4, n_words - k)):
+            sign = number(kind, integer(words, 3 * (k + m) + 2))
+            for lane in range(min(width, rows - row)):
+                put(kind, out, (row + lane) * n_words + k + m, sign * get(kind, spare, m * width + lane))
+
+
+@njit(nogil=True)
+def observe(kind, header, factors, kept, state, other, gradient, row, rows):
+    """Copies `kept` to `state` and sets `other` to the weighted sum of the words, applied to it."""
+    size, n_words, words, width = 1 << integer(header, 0), integer(header, 4), integer(header, 5), lanes(kind)
+    for k in range(0, n_words, 4):
+        for m in range(4):
+            sign = number(kind, integer(words, 3 * (k + m) + 2))  # 0 behind the last word
+            for lane in range(width):
+                value = sign
+                if k + m < n_words:
+                    value *= get(kind, gradient, min(row + lane, rows - 1) * n_words + k + m)
+                put(kind, factors, 2 * m * width + lane, value)
+                put(kind, factors, (2 * m + 1) * width + lane, -value)
+        z0, z1, z2, z3 = word_z(words, k), word_z(words, k + 1), word_z(words, k + 2), word_z(words, k + 3)
+        x0, x1, x2, x3 = word_x(words, k), word_x(words, k + 1), word_x(words, k + 2), word_x(words, k + 3)
+        for i in range(size):
+            total = mul(load(kind, factors, parity(i & z0)), load(kind, kept, i ^ x0))
+            total = fma(load(kind, factors, 2 + parity(i & z1)), load(kind, kept, i ^ x1), total)
+            more = mul(load(kind, factors, 4 + parity(i & z2)), load(kind, kept, i ^ x2))
+            more = fma(load(kind, factors, 6 + parity(i & z3)), load(kind, kept, i ^ x3), more)
+            if k:
+                total = add(total, load(kind, other, i))
+            store(kind, other, i, add(total, more))
+    if state != kept:
+        for i in range(size):
+            store(kind, state, i, load(kind, kept, i))
+
+
+@njit(nogil=True)
+def scatter(kind, header, slopes, of_inputs, parts, row, rows, batch):
+    """Adds a block's derivatives to inputs' and, for every replica, to the row of its first sample in this block."""
+    n_rotations, sources, shares = integer(header, 1), integer(header, 2), integer(header, 3)
+    n_inputs, n_weights = integer(header, 6), integer(header, 7)
+    last = min(row + lanes(kind), rows)
+    first = row
+    while first < last:  # the samples of one replica
+        end = min((first // batch + 1) * batch, last)
+        for index in range(n_weights if parts else 0):
+            put(kind, parts, first * n_weights + index, number(kind, 0))
+        for g in range(n_rotations):
+            source, index = integer(sources, 2 * g), integer(sources, 2 * g + 1)
+            factor, at = number(kind, 2 * real(shares, 2 * g)), g * lanes(kind) - row
+            if source == INPUT and of_inputs:
+                for r in range(first, end):
+                    value = get(kind, of_inputs, r * n_inputs + index) + factor * get(kind, slopes, at + r)
+                    put(kind, of_inputs, r * n_inputs + index, value)
+            elif source == WEIGHT and parts:
+                total = number(kind, 0)
+                for r in range(first, end):
+                    total += get(kind, slopes, at + r)
+                at = first * n_weights + index
+                put(kind, parts, at, get(kind, parts, at) + factor * total)
+        first = end
+
+
+@njit(nogil=True, cache=True)
+def forward_blocks(kind, header, first, last, stride, blocks, inputs, weights, rows, batch, out):
+    """Runs blocks first ... last - 1, of which b uses the memory at `blocks` + b * stride bytes.
+
+    Returns how many of them had an angle that is not finite.
+    """
+    n_rotations, width, bad = integer(header, 1), lanes(kind), 0
+    for b in range(first, last):
+        block = blocks + b * stride
+        vector = integer(header, 12)
+        signs, spare = block + 3 * n_rotations * vector, block + (4 * n_rotations + 2) * vector
+        state = spare + 4 * vector
+        bad += fill(kind, header, block, block - stride if b > first else 0, inputs, weights, b * width, rows, batch)
+        evolve(kind, header, block, state)
+        measure(kind, header, signs, spare, state, out, b * width, rows)
+    return bad
+
+
+@njit(nogil=True, cache=True)
+def backward_blocks(
+    kind, header, first, last, stride, blocks, scratch, inputs, weights, rows, batch, gradient, of_inputs, parts
+):
+    """The adjoint method on blocks first ... last - 1.
+
+    `stride` 0: `blocks` is the memory of one block, in which the circuit is run again; else it holds what
+    forward_blocks left. `scratch` has room for `other`, another state and two factors a word.
+    """
+    n_bits, n_rotations, vector, width = integer(header, 0), integer(header, 1), integer(header, 12), lanes(kind)
+    least = integer(header, 13 if of_inputs else 14)  # the passes before it turn by nothing whose slope is asked for
+    passes, n_passes = integer(header, 9), integer(header, 11)
+    other = scratch
+    spare = scratch + ((1 << n_bits) + APART) * vector
+    factors = spare + (vector << n_bits)
+    for b in range(first, last):
+        block = blocks + b * stride
+        slopes = block + (3 * n_rotations + 2) * vector
+        kept = block + (4 * n_rotations + 6) * vector
+        state = spare
+        if stride == 0:
+            state = kept
+            fill(kind, header, block, block - stride if b > first else 0, inputs, weights, b * width, rows, batch)
+            evolve(kind, header, block, state)
+        for g in range(n_rotations):
+            store(kind, slopes, g, splat(kind, number(kind, 0)))
+        observe(kind, header, factors, kept, state, other, gradient, b * width, rows)
+        for p in range(n_passes - 1, least - 1, -1):
+            row = passes + p * PASS_WIDTH * 8
+            size, plain = integer(row, 0), integer(row, 1)
+            groups = 1 << (n_bits - size)
+            for start in range(0, groups, CHUNK):
+                stop = min(start + CHUNK, groups)
+                if size == 3 and plain:
+                    turn_backward(kind, 3, 1, state, other, block, slopes, row, start, stop)
+                elif size == 3:
+                    turn_backward(kind, 3, 0, state, other, block, slopes, row, start, stop)
+                elif size == 2 and plain:
+                    turn_backward(kind, 2, 1, state, other, block, slopes, row, start, stop)
+                elif size == 2:
+                    turn_backward(kind, 2, 0, state, other, block, slopes, row, start, stop)
+                else:
+                    turn_backward(kind, 1, 1, state, other, block, slopes, row, start, stop)
+        scatter(kind, header, slopes, of_inputs, parts, b * width, rows, batch)
+
+
+@njit(nogil=True, cache=True)
+def add_up(kind, parts, total, replicas, batch, n_weights):
+    """Sums the rows of `parts` that `scatter` wrote, replica by replica and in a fixed order."""
+    width = lanes(kind)
+    for replica in range(replicas):
+        for index in range(n_weights):
+            put(kind, total, replica * n_weights + index, number(kind, 0))
+        row, end = replica * batch, (replica + 1) * batch
+        while row < end:
+            for index in range(n_weights):
+                at = replica * n_weights + index
+                put(kind, total, at, get(kind, total, at) + get(kind, parts, row * n_weights + index))
+            row += width - row % width
