@@ -293,6 +293,9 @@ class Program:
 
         return Schedule(self)
 
+    def __getstate__(self):  # the addresses in a schedule mean nothing to a copy or in another process
+        return {key: value for key, value in self.__dict__.items() if key != "schedule"}
+
 
 def compile_circuit(
     circuit: Callable, n_qubits: int, weight_shape: Iterable[int], n_inputs: int | None = None

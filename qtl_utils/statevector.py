@@ -217,7 +217,7 @@ class Run:
         """The states at the end of the circuit."""
         program = self.program
         if inputs.device.type == "cpu":
-            check_memory(4 * self.replicas * self.batch * 2**program.n_bits * inputs.itemsize)
+            check_memory(2**program.n_bits * (4 * self.replicas * self.batch * inputs.itemsize + 32))  # 32: index tables
         i = torch.arange(2**program.n_bits, device=inputs.device)
         start = ((i & ~program.uniform) == 0).to(inputs.dtype) * 2 ** (-program.uniform.bit_count() / 2)
         state = start.expand(self.replicas, self.batch, -1)
@@ -227,8 +227,8 @@ class Run:
 
     def _cosines_and_sines(self, inputs, weights) -> list[tuple[Tensor, Tensor]]:
         """Of half the angle of every rotation, as (R, B, 1) or, for weights and constants, as (R, 1, 1)."""
-        inputs = inputs.reshape(self.replicas, self.batch, 1, -1)
-        weights = weights.reshape(self.replicas, 1, 1, -1)
+        inputs = inputs.reshape(self.replicas, self.batch, 1, self.program.n_inputs)
+        weights = weights.reshape(self.replicas, 1, 1, self.program.n_weights)
         if self.strict and not (inputs.isfinite().all() and weights.isfinite().all()):
             raise ValueError(NOT_FINITE)
         found = []
@@ -255,7 +255,7 @@ class Run:
     def torch_backward(self, inputs, weights, gradient, needed):
         program, turns = self.program, self._cosines_and_sines(inputs, weights)
         state = self.torch_state(inputs, weights) if self.kept is None else self.kept
-        gradient = gradient.reshape(self.replicas, self.batch, -1)
+        gradient = gradient.reshape(self.replicas, self.batch, len(program.words))
         other = torch.zeros_like(state)
         for k, w in enumerate(program.words):
             other = other + w.sign * gradient[..., k : k + 1] * self._swapped(state, w.x, w.z)

@@ -50,9 +50,6 @@ class Schedule:
         sizes = 2**program.n_bits, len(rotations)
         self.plans = {dtype: _Plan(kind, self._header(dtype), *sizes) for dtype, kind in KINDS.items()}
 
-    def __reduce__(self):  # addresses mean nothing in another process or to a copy
-        return Schedule, (self.program,)
-
     def _header(self, dtype):
         program = self.program
         amplitude = np.array(2.0 ** (-program.uniform.bit_count() / 2)).view(np.int64)
