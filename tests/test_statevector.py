@@ -52,7 +52,8 @@ def quantum_function(gates, words):
     def circuit(inputs, weights):
         values = {"inputs": inputs, "weights": weights}
         for name, wires, angles, seed in gates:
-            angles = [a if isinstance(a, float) else values[a[0]][..., a[1]] for a in angles]
+            # a tensor also where constant: PennyLane's Rot cannot mix the two
+            angles = [torch.tensor(a).double() if isinstance(a, float) else values[a[0]][..., a[1]] for a in angles]
             if name.startswith("unitary"):
                 k = int(name[-1])
                 qml.QubitUnitary(unitary_group.rvs(2**k, random_state=seed), wires=wires[:k])
