@@ -145,6 +145,7 @@ class TrainConfig(Section):
     settings: str = Field("2019", min_length=1)  # what results trained with the rates above are called
     lr_grid: LrGrid = LrGrid()
     start: Literal["default", "published-2d"] = "default"  # initial weights and data order
+    backend: Literal["statevector", "default.qubit", "lightning.qubit"] = "statevector"  # who simulates the circuit
     dtype: Literal["float32", "float64"] = "float32"
     device: str = "cpu"  # 'cpu', 'auto' (an accelerator if there is one), 'cuda', 'mps'
 

@@ -38,6 +38,8 @@ from qtl_utils.train import (
 )
 
 ECE_BINS = 10  # of equal width, for the expected calibration error
+# the modules whose source the stored trainings of whole networks depend on
+TRAINING_MODULES = "backbones circuits experiment heads kernels program quantum_layer statevector statevector_cpu train"
 TUNED = "tuned"  # what results with rates chosen on validation are called
 
 
@@ -159,6 +161,7 @@ def head_settings(inputs: Inputs, config: TrainConfig) -> HeadSettings:
         ansatz=config.ansatz,
         encoding=config.encoding,
         angle_init=config.angle_init,
+        backend=config.backend,
     )
 
 
@@ -234,7 +237,7 @@ def make_network(variant: str, inputs: Inputs, settings: HeadSettings, seed: int
 
 def _training_key(variant, inputs, config, replica) -> str:
     content = [variant, repr(replica), config.model_dump_json(exclude={"variants", "seeds", "lr_grid"})]
-    content.append(code_of("train", "heads", "circuits", "quantum_layer", "backbones", "experiment"))
+    content.append(code_of(*TRAINING_MODULES.split()))
     arrays = (inputs.splits.subsets, inputs.pixels, inputs.data.labels)
     sha = hashlib.sha256("".join(content).encode() + b"".join(array.tobytes() for array in arrays))
     for value in inputs.state.values():
