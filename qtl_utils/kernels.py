@@ -548,7 +548,7 @@ def observe(kind, header, factors, kept, state, other, gradient, row, rows):
 
 @njit(nogil=True)
 def scatter(kind, header, slopes, of_inputs, parts, row, rows, batch):
-    """Adds a block's derivatives to inputs' and, for every replica, to the row of its first sample in this block."""
+    """Writes a block's derivatives to inputs' and, for every replica, to the row of its first sample in this block."""
     n_rotations, sources, shares = integer(header, 1), integer(header, 2), integer(header, 3)
     n_inputs, n_weights = integer(header, 6), integer(header, 7)
     last = min(row + lanes(kind), rows)
@@ -557,6 +557,8 @@ def scatter(kind, header, slopes, of_inputs, parts, row, rows, batch):
         end = min((first // batch + 1) * batch, last)
         for index in range(n_weights if parts else 0):
             put(kind, parts, first * n_weights + index, number(kind, 0))
+        for at in range(first * n_inputs, end * n_inputs if of_inputs else 0):
+            put(kind, of_inputs, at, number(kind, 0))
         for g in range(n_rotations):
             source, index = integer(sources, 2 * g), integer(sources, 2 * g + 1)
             factor, at = number(kind, 2 * real(shares, 2 * g)), g * lanes(kind) - row

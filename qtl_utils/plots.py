@@ -32,7 +32,7 @@ LOOKS = dict(zip(VARIANT_ORDER, zip(_COLOURS, _MARKERS, strict=True), strict=Tru
 _OWN_MARKERS = ["d", "H", "8", "."]  # a user's own variants: green, told apart by marker
 WIDTH = 9.0  # inches
 _PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.8}  # behind text on lines
-_RC = {
+STYLE = {
     **sns.axes_style("whitegrid"),
     **sns.plotting_context("paper"),
     "font.family": ["DejaVu Sans"],
@@ -57,7 +57,7 @@ def _styled(make: Callable[..., Figure]) -> Callable[..., Figure | None]:
     def styled(*args, **options):
         if isinstance(args[0], pd.DataFrame) and args[0].empty:
             return None
-        with mpl.rc_context(_RC):
+        with mpl.rc_context(STYLE):
             return make(*args, **options)
 
     return styled

@@ -57,12 +57,14 @@ def simulate(
     """
     executor = choose_executor(executor, inputs.device.type, diff_method)
     inputs, weights = _aligned(program, inputs, weights)
-    words = _words(program, inputs[None] if inputs.dim() == 1 else inputs, weights, executor, diff_method)
+    single = inputs.dim() == 1
+    words = _words(program, inputs[None] if single else inputs, weights, executor, diff_method)
     if program.readout is not None:
         words = words @ torch.tensor(program.readout, dtype=words.dtype, device=words.device).T
-    return words[0] if inputs.dim() == 1 else words
+    return words[0] if single else words
 
 
+@lru_cache
 def choose_executor(executor: str, device: str, diff_method: str = "adjoint") -> str:
     """'numba' or 'torch' for what was asked for; ValueError where it cannot be had."""
     if executor not in EXECUTORS:
@@ -80,8 +82,8 @@ def choose_executor(executor: str, device: str, diff_method: str = "adjoint") ->
 
 def _aligned(program: Program, inputs: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     """Inputs and weights with the same leading dimensions, or weights without any; ValueError where they do not fit."""
-    shape = program.weight_shape
-    if inputs.dtype != weights.dtype or inputs.dtype not in (torch.float32, torch.float64):
+    shape, dtype = program.weight_shape, inputs.dtype
+    if dtype != weights.dtype or dtype not in (torch.float32, torch.float64):
         raise ValueError(
             f"inputs are {inputs.dtype} and weights {weights.dtype}; both must be float32 or both float64: "
             "convert one with .float() or .double()"
@@ -192,10 +194,10 @@ class Run:
 
     def __init__(self, program: Program, executor: str, inputs: Tensor, weights: Tensor, strict: bool):
         self.program, self.executor, self.strict = program, executor, strict
-        self.shape = (*inputs.shape[:-1], len(program.words))
-        shared = weights.dim() == len(program.weight_shape)
-        self.replicas = 1 if shared else math.prod(self.shape[:-2])
-        self.batch = math.prod(self.shape[:-1]) if shared else self.shape[-2]
+        *lead, batch, _ = inputs.shape
+        self.shape = (*lead, batch, len(program.words))
+        shared = weights.dim() == len(program.weight_shape)  # one weight set for all
+        self.replicas, self.batch = (1, math.prod(lead) * batch) if shared else (math.prod(lead), batch)
         self.kept = None  # the final states, where forward kept them for backward
 
     def forward(self, inputs: Tensor, weights: Tensor, keep: bool) -> Tensor:
@@ -217,7 +219,9 @@ class Run:
         """The states at the end of the circuit."""
         program = self.program
         if inputs.device.type == "cpu":
-            check_memory(2**program.n_bits * (4 * self.replicas * self.batch * inputs.itemsize + 32))  # 32: index tables
+            check_memory(
+                2**program.n_bits * (4 * self.replicas * self.batch * inputs.itemsize + 32)
+            )  # 32: index tables
         i = torch.arange(2**program.n_bits, device=inputs.device)
         start = ((i & ~program.uniform) == 0).to(inputs.dtype) * 2 ** (-program.uniform.bit_count() / 2)
         state = start.expand(self.replicas, self.batch, -1)

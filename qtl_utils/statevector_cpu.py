@@ -86,24 +86,29 @@ class Schedule:
         """Gradients of inputs and weights for the gradient (..., B, n_words) of the words."""
         inputs, weights, gradient = inputs.contiguous(), weights.contiguous(), gradient.contiguous()
         plan, kept, rows = self.plans[inputs.dtype], run.kept, run.replicas * run.batch
-        of_inputs = torch.zeros_like(inputs) if needed[0] else None
-        of_weights, parts = None, None
-        if needed[1]:  # every block adds to rows of its own, which are then added up in a fixed order
-            of_weights, parts = torch.empty_like(weights), inputs.new_empty(rows * self.program.n_weights)
-        tensors = (gradient, of_inputs, parts)
-        given = inputs.data_ptr(), weights.data_ptr(), rows, run.batch, *map(address, tensors)
+        blocks = -(-rows // plan.kind.lanes)
+        of_inputs = torch.empty_like(inputs) if needed[0] else None
+        of_weights = torch.empty_like(weights) if needed[1] else None
+        parts = of_weights
+        if needed[1] and not blocks == run.replicas == 1:
+            # every block writes to rows of its own, which are then added up in a fixed order
+            parts = inputs.new_empty(rows * self.program.n_weights)
+        given = inputs.data_ptr(), weights.data_ptr(), rows, run.batch
+        given += gradient.data_ptr(), address(of_inputs), address(parts)
 
         def work(first, last):
             memory = scratch(plan.scratch_bytes + plan.block_bytes)
             other = memory.data_ptr()
-            again = other + plan.scratch_bytes, 0
-            states, stride = again if kept is None else (kept.data_ptr(), plan.block_bytes)
+            states, stride = other + plan.scratch_bytes, 0
+            if kept is not None:
+                states, stride = kept.data_ptr(), plan.block_bytes
             backward_blocks(plan.kind, plan.address, first, last, stride, states, other, *given)
             return 0
 
-        spread(work, -(-rows // plan.kind.lanes), plan.work)
-        if needed[1]:
-            add_up(plan.kind, *map(address, (parts, of_weights)), run.replicas, run.batch, self.program.n_weights)
+        spread(work, blocks, plan.work)
+        if parts is not of_weights:
+            total = parts.data_ptr(), of_weights.data_ptr()
+            add_up(plan.kind, *total, run.replicas, run.batch, self.program.n_weights)
         return of_inputs, of_weights
 
 

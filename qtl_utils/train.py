@@ -171,12 +171,12 @@ def _fit_group(build, features, labels, splits, replicas, config, orders, label)
         share = (targets >= 0).to(dtype)  # of each sample in the loss that is minimised
         if config.reduction == "mean":
             share /= share.sum(-1, keepdim=True)
-        outputs = []
-        for k in range(len(batches)):
-            logits = model(embedding(rows[k], table))
-            loss = cross_entropy(logits.flatten(0, 1), targets[k].flatten(), reduction="none", ignore_index=-1)
-            gradients = torch.autograd.grad(loss, model.trainable, share[k].flatten(), materialize_grads=True)
-            step(gradients, config.lr_gamma ** (epoch // config.lr_step))
+        decay, outputs = config.lr_gamma ** (epoch // config.lr_step), []
+        for row, target, weight in zip(rows, targets.flatten(1), share.flatten(1), strict=True):
+            logits = model(embedding(row, table))
+            loss = cross_entropy(logits.flatten(0, 1), target, reduction="none", ignore_index=-1)
+            gradients = torch.autograd.grad(loss, model.trainable, weight, materialize_grads=True)
+            step(gradients, decay)
             outputs.append(logits.detach())
         history[:, epoch, 0] = loss_and_accuracy(torch.cat(outputs, 1), targets.movedim(0, 1).flatten(1))
         history[:, epoch, 1] = loss_and_accuracy(evaluate(model, table, chosen_rows), chosen_targets)

@@ -320,7 +320,7 @@ def test_kernels_are_compiled_once_per_machine(tmp_path):
 import torch
 from qtl_utils import kernels
 from qtl_utils.quantum_layer import QuantumLayer
-x = torch.zeros(2, 2, requires_grad=True)
+x = torch.zeros(40, 2, requires_grad=True)
 QuantumLayer(2, 1)(x).sum().backward()
 print([sum(k.stats.cache_misses.values()) for k in (kernels.forward_blocks, kernels.backward_blocks, kernels.add_up)])
 """
