@@ -23,14 +23,14 @@ def pin_threads(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def once(step: Callable, least: float = 0.02) -> float:
-    """Seconds of one step: of as many in a row as `least` seconds take."""
+def once(step: Callable, least: float = 0.1) -> float:
+    """Seconds of one step: of as many in a row as `least` seconds take, after one that warms the caches."""
     start = time.perf_counter()
     step()
     first = time.perf_counter() - start
-    count = int(least / max(first, 1e-9))
-    if not count:
+    if first > 1:
         return first
+    count = max(1, int(least / max(first, 1e-9)))
     start = time.perf_counter()
     for _ in range(count):
         step()

@@ -11,7 +11,6 @@ import math
 from functools import reduce
 
 import llvmlite.binding
-import numpy as np
 import torch
 from llvmlite import ir
 from numba import njit, types
@@ -211,35 +210,43 @@ def parity(context, bits):
 
 @intrinsic
 def store_turn(context, kind, address, index, half):
-    """Stores cosine, tangent and minus tangent of the vector `half`, in radians, from the vector number `index` on."""
+    """Stores cosine, tangent and minus tangent of the vector `half`, in radians, from the vector number `index` on.
+
+    NaN where `half` is not finite or too large for its last digit to be less than a turn.
+    """
 
     def generate(context, builder, signature, arguments):
-        _, address, index, x = arguments
-        kind = x.type
-        constant = lambda value: ir.Constant(kind, [value] * kind.count)  # noqa: E731
-        floor = lambda x: _call(builder, "floor", x)  # noqa: E731
-        single = isinstance(kind.element, ir.FloatType)
-        # x = k pi/2 + r with |r| <= pi/4; pi/2 in two parts
-        k = floor(_fused(builder, x, constant(2 / math.pi), constant(0.5)))
-        high, low = (float(np.float32(math.pi / 2)), None) if single else (math.pi / 2, 6.123233995736766e-17)
-        low = math.pi / 2 - high if low is None else low
-        r = _fused(builder, k, constant(-low), _fused(builder, k, constant(-high), x))
+        _, address, index, half = arguments
+        double = ir.VectorType(ir.DoubleType(), half.type.count)
+        single = half.type != double
+        wide = lambda value: ir.Constant(double, [value] * double.count)  # noqa: E731
+        # half = k pi/2 + r with |r| <= pi/4, in double precision; pi/2 in two parts
+        x = builder.fpext(half, double) if single else half
+        k = _call(builder, "floor", _fused(builder, x, wide(2 / math.pi), wide(0.5)))
+        r = _fused(builder, k, wide(-math.pi / 2), x)
+        r = _fused(builder, k, wide(-6.123233995736766e-17), r)
+        small = builder.fcmp_ordered("<", _call(builder, "fabs", r), wide(1.0))
+        r = builder.select(small, r, wide(math.nan))
+        pairs = _call(builder, "floor", builder.fmul(k, wide(0.5)))  # k = 2 pairs + (0 or 1)
+        odd = builder.fcmp_ordered("!=", builder.fmul(pairs, wide(2.0)), k)
+        fours = _call(builder, "floor", builder.fmul(pairs, wide(0.5)))
+        sign = _fused(builder, _fused(builder, fours, wide(-2.0), pairs), wide(-2.0), wide(1.0))  # (-1)^pairs
+        r, sign = (builder.fptrunc(value, half.type) if single else value for value in (r, sign))
+        terms = [(-1) ** (n // 2) / math.factorial(n) for n in range(12 if single else 18)]  # of Taylor's series
+        *terms, cosine, sine = [ir.Constant(half.type, [term] * double.count) for term in terms]
         square = builder.fmul(r, r)
-        terms = [constant((-1) ** (n // 2) / math.factorial(n)) for n in range(18)]  # of Taylor's series
-        sine, cosine = terms[17], terms[16]
-        for n in range(15, 0, -2):
-            sine = _fused(builder, sine, square, terms[n])
-            cosine = _fused(builder, cosine, square, terms[n - 1])
+        while terms:
+            sine = _fused(builder, sine, square, terms.pop())
+            cosine = _fused(builder, cosine, square, terms.pop())
         sine = builder.fmul(sine, r)
-        half_k = floor(builder.fmul(k, constant(0.5)))
-        odd = builder.fcmp_ordered("!=", builder.fmul(half_k, constant(2.0)), k)
-        quarter_k = floor(builder.fmul(half_k, constant(0.5)))
-        sign = _fused(builder, _fused(builder, quarter_k, constant(-2.0), half_k), constant(-2.0), constant(1.0))
         c = builder.fmul(sign, builder.select(odd, builder.fneg(sine), cosine))
-        t = builder.fdiv(builder.fmul(sign, builder.select(odd, cosine, sine)), c)
+        s = builder.fmul(sign, builder.select(odd, cosine, sine))
+        tiny = ir.Constant(half.type, [1e-12 if single else 1e-20] * double.count)  # keeps the tangent finite
+        c = builder.select(builder.fcmp_ordered("==", c, ir.Constant(half.type, [0.0] * double.count)), tiny, c)
+        t = builder.fdiv(s, c)
         for n, value in enumerate((c, t, builder.fneg(t))):
             at = builder.add(index, ir.Constant(index.type, n))
-            builder.store(value, _pointer(builder, address, at, kind)).align = 4
+            builder.store(value, _pointer(builder, address, at, value.type)).align = 4
         return context.get_dummy_value()
 
     return types.void(kind, address, index, half), generate

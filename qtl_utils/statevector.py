@@ -14,11 +14,14 @@ import psutil
 import torch
 from torch import Tensor
 
-from qtl_utils.program import CONSTANT, INPUT, WEIGHT, Program, compile_circuit
+from qtl_utils.program import Program, Rotation, Word, compile_circuit
 
 EXECUTORS = ("auto", "numba", "torch")
 CACHED_BITS = 12  # the torch executor keeps the index tables of states up to this size
-NOT_FINITE = "inputs or weights hold NaN or infinite angles; look for the step that made them, often a too large rate"
+NOT_FINITE = (
+    "inputs or weights hold angles that are NaN, infinite or beyond 1e15 radians; "
+    "look for the step that made them, often a too large learning rate"
+)
 
 
 class Statevector:
@@ -218,63 +221,53 @@ class Run:
     def torch_state(self, inputs: Tensor, weights: Tensor) -> Tensor:
         """The states at the end of the circuit."""
         program = self.program
-        if inputs.device.type == "cpu":
-            check_memory(
-                2**program.n_bits * (4 * self.replicas * self.batch * inputs.itemsize + 32)
-            )  # 32: index tables
+        if inputs.device.type == "cpu":  # 32: the index tables
+            check_memory(2**program.n_bits * (4 * self.replicas * self.batch * inputs.itemsize + 32))
         i = torch.arange(2**program.n_bits, device=inputs.device)
         start = ((i & ~program.uniform) == 0).to(inputs.dtype) * 2 ** (-program.uniform.bit_count() / 2)
         state = start.expand(self.replicas, self.batch, -1)
-        for rotation, (c, s) in zip(program.rotations, self._cosines_and_sines(inputs, weights), strict=True):
-            state = c * state + s * self._swapped(state, rotation.x, rotation.z)
+        for rotation, c, s in zip(program.rotations, *self._cosines_and_sines(inputs, weights), strict=True):
+            state = torch.addcmul(c * state, s, self._swapped(state, rotation))
         return state
 
-    def _cosines_and_sines(self, inputs, weights) -> list[tuple[Tensor, Tensor]]:
-        """Of half the angle of every rotation, as (R, B, 1) or, for weights and constants, as (R, 1, 1)."""
-        inputs = inputs.reshape(self.replicas, self.batch, 1, self.program.n_inputs)
-        weights = weights.reshape(self.replicas, 1, 1, self.program.n_weights)
-        if self.strict and not (inputs.isfinite().all() and weights.isfinite().all()):
+    def _cosines_and_sines(self, inputs, weights) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Of half the angle of every rotation, (R, B, 1) each."""
+        of_inputs, of_weights, offsets = self.program.factors(inputs)
+        inputs = inputs.reshape(self.replicas, self.batch, self.program.n_inputs)
+        weights = weights.reshape(self.replicas, 1, self.program.n_weights)
+        if self.strict and not all((p.abs() < 1e15).all() for p in (inputs, weights)):
             raise ValueError(NOT_FINITE)
-        found = []
-        for rotation in self.program.rotations:
-            angle = rotation.angle
-            if angle.source == CONSTANT:
-                half = torch.full((1, 1, 1), angle.offset / 2, dtype=inputs.dtype, device=inputs.device)
-            else:
-                element = (inputs if angle.source == INPUT else weights)[..., angle.index]
-                half = (angle.factor / 2) * element + angle.offset / 2
-            found.append((half.cos(), half.sin()))
-        return found
+        half = (inputs @ of_inputs + weights @ of_weights + offsets) / 2  # (R, B, G)
+        return half.cos().unsqueeze(-1).unbind(-2), half.sin().unsqueeze(-1).unbind(-2)
 
-    def _swapped(self, state: Tensor, x: int, z: int) -> Tensor:
+    def _swapped(self, state: Tensor, pair: Rotation | Word) -> Tensor:
         """(-1)^parity(i & z) state[i ^ x]"""
         find = kept_table if self.program.n_bits <= CACHED_BITS else index_table
-        index, sign = find(self.program.n_bits, x, z, state.device, state.dtype)
-        return (state if index is None else state[..., index]) * sign
+        index, sign = find(self.program.n_bits, pair.x, pair.z, state.device, state.dtype)
+        return (state if index is None else state.index_select(-1, index)) * sign
 
     def torch_words(self, state: Tensor) -> Tensor:
-        words = [w.sign * (state * self._swapped(state, w.x, w.z)).sum(-1) for w in self.program.words]
+        words = [w.sign * (state * self._swapped(state, w)).sum(-1) for w in self.program.words]
         return torch.stack(words, -1).reshape(self.shape)
 
     def torch_backward(self, inputs, weights, gradient, needed):
-        program, turns = self.program, self._cosines_and_sines(inputs, weights)
+        program, (cosines, sines) = self.program, self._cosines_and_sines(inputs, weights)
         state = self.torch_state(inputs, weights) if self.kept is None else self.kept
-        gradient = gradient.reshape(self.replicas, self.batch, len(program.words))
-        other = torch.zeros_like(state)
+        gradient = gradient.reshape(self.replicas, self.batch, len(program.words), 1)
+        other = torch.zeros_like(state)  # O |state>, O the observable whose expectation value is differentiated
         for k, w in enumerate(program.words):
-            other = other + w.sign * gradient[..., k : k + 1] * self._swapped(state, w.x, w.z)
-        of_inputs = inputs.new_zeros(self.replicas, self.batch, program.n_inputs) if needed[0] else None
-        of_weights = weights.new_zeros(self.replicas, program.n_weights) if needed[1] else None
-        for rotation, (c, s) in zip(reversed(program.rotations), reversed(turns), strict=True):
-            angle, turned = rotation.angle, self._swapped(state, rotation.x, rotation.z)
-            if needed[0] and angle.source == INPUT:
-                of_inputs[..., angle.index] += angle.factor * (other * turned).sum(-1)
-            if needed[1] and angle.source == WEIGHT:
-                of_weights[..., angle.index] += angle.factor * (other * turned).sum((-1, -2))
-            state = c * state - s * turned
-            other = c * other - s * self._swapped(other, rotation.x, rotation.z)
-        return of_inputs if of_inputs is None else of_inputs.reshape(inputs.shape), (
-            of_weights if of_weights is None else of_weights.reshape(weights.shape)
+            other = torch.addcmul(other, gradient[:, :, k], self._swapped(state, w), value=w.sign)
+        slopes = []
+        for rotation, c, s in zip(*map(reversed, (program.rotations, cosines, sines)), strict=True):
+            turned = self._swapped(state, rotation)
+            slopes.append((other * turned).sum(-1))
+            state = torch.addcmul(c * state, s, turned, value=-1)
+            other = torch.addcmul(c * other, s, self._swapped(other, rotation), value=-1)
+        slopes = torch.stack(slopes[::-1], -1) if slopes else state.new_zeros(self.replicas, self.batch, 0)  # (R, B, G)
+        of_inputs, of_weights, _ = program.factors(inputs)
+        return (
+            (slopes @ of_inputs.T).reshape(inputs.shape) if needed[0] else None,
+            (slopes.sum(1) @ of_weights.T).reshape(weights.shape) if needed[1] else None,
         )
 
 

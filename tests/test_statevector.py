@@ -18,7 +18,7 @@ from scipy.stats import unitary_group
 from torch.func import functional_call, grad, vmap
 
 from qtl_utils import program, statevector, statevector_cpu
-from qtl_utils.circuits import ANSATZE, ENCODINGS, make_circuit
+from qtl_utils.circuits import ANSATZE, make_circuit
 from qtl_utils.paths import PROJECT
 from qtl_utils.program import UnsupportedCircuitError, compile_circuit
 from qtl_utils.quantum_layer import QuantumLayer
@@ -399,8 +399,8 @@ def test_wrong_inputs_are_answered_in_one_sentence(executor):
         (x.half(), circuit.weights.half(), "both must be float32 or both float64"),
         (x.long(), circuit.weights, "both must be float32 or both float64"),
         (x.to("meta"), circuit.weights, "inputs are on meta and weights on cpu"),
-        (torch.full_like(x, torch.nan), circuit.weights, "NaN or infinite angles"),
-        (x, torch.full_like(circuit.weights, torch.inf), "NaN or infinite angles"),
+        (torch.full_like(x, torch.nan), circuit.weights, "angles that are NaN, infinite or beyond 1e15 radians"),
+        (x, torch.full_like(circuit.weights, torch.inf), "angles that are NaN, infinite or beyond 1e15 radians"),
     ]:
         if executor == "numba" and inputs.device.type == "meta":
             message = "executor 'numba' differentiates by 'adjoint' on the CPU"
@@ -438,12 +438,24 @@ def test_the_executor_is_visible():
     assert "statevector (torch), backprop" in repr(layer(diff_method="backprop"))
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
-def test_angles_of_many_turns_are_exact(encoding):
-    circuit = layer("mari2019", encoding=encoding)
-    x = 1e4 * inputs_of(20, 3)
-    qnode = reference(make_circuit("mari2019", encoding, 3), 3)
-    torch.testing.assert_close(circuit(x), qnode(x, circuit.weights), atol=1e-11, rtol=0)
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_angles_of_many_turns_are_exact(executor):
+    circuit, qnode = layer("mari2019", executor=executor), reference(make_circuit("mari2019", "tanh", 3), 3)
+    for scale, dtype, tolerance in (
+        (1e4, torch.float64, 1e-11),
+        (1e9, torch.float64, 1e-6),
+        (1e8, torch.float32, 1e-5),
+    ):
+        x, circuit = (scale * inputs_of(20, 3)).to(dtype), circuit.to(dtype)
+        torch.testing.assert_close(circuit(x).double(), qnode(x, circuit.weights), atol=tolerance, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+def test_multiples_of_a_quarter_turn_are_exact(dtype):
+    circuit = layer("mari2019").to(dtype)
+    x = (torch.arange(-24, 24).view(16, 3) * (torch.pi / 2)).to(dtype)
+    qnode = reference(make_circuit("mari2019", "tanh", 3), 3)
+    torch.testing.assert_close(circuit(x).double(), qnode(x, circuit.weights), atol=TOLERANCE[dtype], rtol=0)
 
 
 def test_the_gates_that_turn_are_the_ones_of_pennylane():
