@@ -1,5 +1,7 @@
 """Training: many seeds at once against each alone and against torch's optimisers; networks; resuming."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,19 @@ from qtl_utils import train
 from qtl_utils.config import TrainConfig
 from qtl_utils.data import Splits
 from qtl_utils.heads import VARIANTS, HeadSettings, make_head
-from qtl_utils.train import Network, Rates, Replica, batches_of, fit_heads, fit_network, make_replicas, random_orders
+from qtl_utils.quantum_layer import QuantumLayer
+from qtl_utils.train import (
+    Network,
+    Rates,
+    Replica,
+    Stack,
+    batches_of,
+    fit_heads,
+    fit_network,
+    make_replicas,
+    random_orders,
+    stackable_layers,
+)
 
 FROZEN = [name for name, variant in VARIANTS.items() if variant.training == "frozen"]
 RATES = Rates(0.01, 0.03, 0.001)
@@ -32,13 +46,70 @@ def fit(variant, replicas, config=CONFIG, **options):
 
 @pytest.mark.parametrize("variant", FROZEN)
 def test_seeds_trained_together_end_as_they_do_alone(variant):
-    replicas = make_replicas(range(3), 2, [RATES, Rates(0.02, 0.001, 0.001)])
-    together = fit(variant, replicas)
+    replicas = make_replicas(range(5), 2, [RATES, Rates(0.02, 0.001, 0.001)])
+    config = CONFIG.model_copy(update={"epochs": 10, "lr_step": 4})  # 50 steps
+    together = fit(variant, replicas, config)
     for i, replica in enumerate(replicas):
-        alone = fit(variant, [replica])
+        alone = fit(variant, [replica], config)
         np.testing.assert_allclose(together.logits["last"][i], alone.logits["last"][0], atol=1e-10)
         np.testing.assert_allclose(together.logits["best"][i], alone.logits["best"][0], atol=1e-10)
         np.testing.assert_allclose(together.history[i], alone.history[0], atol=1e-10)
+
+
+@pytest.mark.parametrize("variant", FROZEN)
+def test_the_same_training_is_the_same_to_the_last_bit(variant):
+    replicas = make_replicas(range(3), 2, [RATES])
+    config = CONFIG.model_copy(update={"dtype": "float32"})
+    first, second = fit(variant, replicas, config), fit(variant, replicas, config)
+    assert np.array_equal(first.logits["last"], second.logits["last"])
+    torch.set_num_threads(2)
+    try:
+        third = fit(variant, replicas, CONFIG)
+    finally:
+        torch.set_num_threads(1)
+    np.testing.assert_allclose(fit(variant, replicas).logits["last"], third.logits["last"], atol=1e-10)
+
+
+@pytest.mark.parametrize("backend", ["default.qubit", "lightning.qubit"])
+def test_the_simulators_of_pennylane_train_the_same_head(backend):
+    replicas, other = make_replicas(range(2), 2, [RATES]), dataclasses.replace(SETTINGS, backend=backend)
+    expected = fit("A", replicas).logits["last"]
+    found = fit_heads(lambda seed: make_head("A", other, seed), *problem(), replicas, CONFIG).logits["last"]
+    np.testing.assert_allclose(found, expected, atol=1e-10 if backend == "default.qubit" else 1e-4)
+
+
+class OwnHead(torch.nn.Module):
+    """What only `vmap` can stack: not a chain of known layers."""
+
+    def __init__(self, seed):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.first, self.circuit = torch.nn.Linear(5, 3), QuantumLayer(3, 2)
+        self.last = torch.nn.Linear(3, 3)
+
+    def forward(self, x):
+        angles = self.first(x)
+        return self.last(self.circuit(angles) + angles)
+
+
+def test_a_users_head_around_a_circuit_is_stacked_by_vmap():
+    assert stackable_layers(OwnHead(0)) is None
+    replicas = make_replicas(range(3), 2, [RATES])
+    together = fit_heads(OwnHead, *problem(), replicas, CONFIG)
+    for i, replica in enumerate(replicas):
+        alone = fit_heads(OwnHead, *problem(), [replica], CONFIG)
+        np.testing.assert_allclose(together.logits["last"][i], alone.logits["last"][0], atol=1e-10)
+
+
+@pytest.mark.parametrize("variant", FROZEN)
+def test_stacking_by_layers_equals_vmap(variant):
+    modules = [make_head(variant, SETTINGS, seed).double() for seed in range(3)]
+    model = Stack(modules)
+    assert model.layers is not None
+    for x in (torch.randn(3, 7, 5, dtype=torch.float64), torch.randn(7, 5, dtype=torch.float64)):
+        found, model.layers = model(x), None
+        torch.testing.assert_close(found, model(x), atol=1e-12, rtol=0)
+        model.layers = stackable_layers(model.base)
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
