@@ -44,6 +44,8 @@ class VectorKind(types.Type):
 
 
 class Kind:
+    """What a kernel is given to tell it the vectors: numbers of one precision, and how many."""
+
     def __init__(self, scalar, lanes):
         self._numba_type_, self.lanes = VectorKind(scalar, lanes), lanes
 
