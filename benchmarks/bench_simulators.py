@@ -325,8 +325,9 @@ def check(frame):
         compiled = cell.reindex(list(JITTED)).min()
         found = [(PENNYLANE, cell.get(PENNYLANE), by_pennylane), ("the best peer compiled by JAX", compiled, by_jax)]
         found = [(f"n={n} B={batch} against {who}", t / cell[OURS], x) for who, t, x in found if x and t == t]
-        if (n, batch) == (4, 4) and any(ratio < least for _, ratio, least in found):
-            found.append((f"n={n} B={batch}, or 1.5 times {EMPTY} over ours", 1.5 * cell[EMPTY] / cell[OURS], 1.0))
+        spare = 1.5 * cell.get(EMPTY, float("nan")) / cell[OURS]
+        if (n, batch) == (4, 4) and spare >= 1:  # asked instead of both: at most 1.5 times a function that does nothing
+            found = [(f"n={n} B={batch}, 1.5 times {EMPTY} over ours", spare, 1)]
         rows += found
     for (n, batch), most in ASKED_MEMORY.items():
         cell = frame[(frame.n_qubits == n) & (frame.batch == batch) & (frame.method == OURS)]

@@ -39,10 +39,10 @@ def test_ratios_that_fall_short_are_counted():
 
 def test_the_smallest_cell_may_be_as_fast_as_an_empty_function_instead():
     fast = pd.DataFrame(cell(4, 4, ours=0.04, empty=0.03, pennylane=3.0, jax=0.1))
-    assert "empty autograd Function" in bench_simulators.check(fast)[-1][0]
+    assert ["empty autograd Function" in what for what, _, _ in bench_simulators.check(fast)] == [True]
     assert timing.verdicts(bench_simulators.check(fast))[1] == 0
     slow = pd.DataFrame(cell(4, 4, ours=0.06, empty=0.03, pennylane=3.0, jax=0.1))
-    assert timing.verdicts(bench_simulators.check(slow))[1] > 0
+    assert timing.verdicts(bench_simulators.check(slow))[1] == 2
 
 
 def test_more_memory_than_asked_for_falls_short():
