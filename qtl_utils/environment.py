@@ -26,6 +26,7 @@ PACKAGES = (
     "torchvision",
     "pennylane",
     "pennylane-lightning",
+    "numba",
     "matplotlib",
     "seaborn",
     "papermill",
