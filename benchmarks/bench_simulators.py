@@ -336,6 +336,19 @@ def check(frame):
     return rows
 
 
+def markdown(frame):
+    """Milliseconds of the cells that something was asked of, a row a method, as the README shows them."""
+    columns = [f"{n} qubits, {batch}" for n, batch in ASKED]
+    lines = ["| milliseconds per step | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
+    for method in METHODS:
+        rows = frame[frame.method == method].set_index(["n_qubits", "batch"]).seconds
+        times = [rows.get(cell, float("nan")) * 1e3 for cell in ASKED]
+        if any(time == time for time in times):
+            cells = [f"{time:.2g}" if time < 10 else f"{time:,.0f}" if time == time else "-" for time in times]
+            lines.append(f"| {method} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def draw(frame):
     """Milliseconds against qubits, a panel a batch size, both axes logarithmic in the number of amplitudes."""
     import matplotlib as mpl
