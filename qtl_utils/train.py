@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.nn.functional import cross_entropy, embedding, linear
+from torch.optim.adam import adam
 
 from qtl_utils.config import TrainConfig
 from qtl_utils.data import Splits
@@ -308,26 +309,29 @@ def make_optimizer(model: Stack, module: nn.Module, rates: Sequence[Rates], conf
 
 
 def _torch_step(parameters: Sequence[torch.Tensor], lrs: Sequence[Sequence[float]], config: TrainConfig) -> Callable:
-    """torch's optimiser on slices of neighbouring replicas that have the same rate."""
+    """torch's Adam or gradient descent on slices of neighbouring replicas that have the same rate."""
     slices = {}  # rate -> (number of the parameter, first replica, last replica + 1), ...
     for number, lr in enumerate(lrs):
         starts = [i for i in range(len(lr)) if i == 0 or lr[i] != lr[i - 1]]
         for start, stop in zip(starts, [*starts[1:], len(lr)], strict=True):
             slices.setdefault(lr[start], []).append((number, start, stop))
-    parts = {lr: [nn.Parameter(parameters[n].detach()[a:b]) for n, a, b in found] for lr, found in slices.items()}
-    groups = [{"params": found, "lr": lr} for lr, found in parts.items()]
-    if config.optimizer == "adam":
-        optimizer = torch.optim.Adam(groups, betas=(0.9, config.beta2), fused=True)
-    else:
-        optimizer = torch.optim.SGD(groups, fused=True)
+    groups = []  # rate, which slices, the parameters' and Adam's two moments and counts
+    for lr, found in slices.items():
+        parts = [parameters[n].detach()[a:b] for n, a, b in found]
+        moments = [[torch.zeros_like(p) for p in parts] for _ in range(2)]
+        groups.append((lr, found, parts, moments, [torch.zeros((), device=p.device) for p in parts]))
 
+    @torch.no_grad()
     def step(gradients, decay):
         gradients = [g.contiguous() for g in gradients]
-        for group, (lr, found) in zip(optimizer.param_groups, slices.items(), strict=True):
-            group["lr"] = lr * decay
-            for part, (number, start, stop) in zip(group["params"], found, strict=True):
-                part.grad = gradients[number][start:stop]
-        optimizer.step()
+        for lr, found, parts, moments, counts in groups:
+            grads, lr = [gradients[n][a:b] for n, a, b in found], lr * decay
+            if config.optimizer == "sgd":
+                for part, grad in zip(parts, grads, strict=True):
+                    part.sub_(grad, alpha=lr)
+            else:
+                options = {"beta1": 0.9, "beta2": config.beta2, "eps": 1e-8, "weight_decay": 0.0}
+                adam(parts, grads, *moments, [], counts, fused=True, amsgrad=False, maximize=False, lr=lr, **options)
 
     return step
 
