@@ -294,6 +294,35 @@ def floor(n, batch, rates):
     return 11 * amplitudes / rates[0], 3 * 2 * 4 * amplitudes / rates[1]
 
 
+def profile(n, batch, repeats):
+    """Where our step's seconds go: autograd itself, the kernels, and what Python adds around them."""
+    import torch
+
+    from qtl_utils import kernels
+    from qtl_utils.program import compile_circuit
+
+    plan = compile_circuit(circuit(n), n, (DEPTH, n)).schedule.plans[torch.float32]
+    inputs, weights, gradient = data(n, batch)
+    blocks, of_inputs = -(-batch // plan.kind.lanes), torch.empty_like(inputs)
+    states, scratch = (torch.empty(size, dtype=torch.uint8) for size in (blocks * plan.block_bytes, plan.scratch_bytes))
+    parts = torch.empty(batch * weights.numel())
+    share = plan.kind, plan.address, 0, blocks, plan.block_bytes, states.data_ptr()
+    given = inputs.data_ptr(), weights.data_ptr(), batch, batch
+    ends = gradient.data_ptr(), of_inputs.data_ptr(), parts.data_ptr()
+    seconds = timing.alternate(
+        {
+            "step": ours(n, batch),
+            "autograd": empty(n, batch),
+            "forward": lambda: kernels.forward_blocks(*share, *given, of_inputs.data_ptr()),
+            "backward": lambda: kernels.backward_blocks(*share, scratch.data_ptr(), *given, *ends),
+        },
+        repeats,
+    )
+    row = {"n_qubits": n, "batch": batch} | {name: sorted(times)[repeats // 2] for name, times in seconds.items()}
+    row["around"] = row["step"] - row["autograd"] - row["forward"] - row["backward"]
+    return row
+
+
 def run_cell(n, batch, methods, repeats, limit):
     rows, steps = [], {}
     for name in methods:
@@ -393,6 +422,9 @@ def report(options):
         large = not options.quick and (cell[0] == QUBITS[-1] or cell == (12, 256))
         row["memory_bytes"] = memory(row["method"], *cell) if large and row["seconds"] else None
     frame = pd.DataFrame(rows)
+    rows = [profile(n, batch, options.repeats) for n, batch in QUICK]
+    parts = pd.DataFrame(rows).set_index(["n_qubits", "batch"])
+    print("microseconds of our step, kernels on one thread:", (parts * 1e6).round(1).to_string(), sep="\n")
     with tempfile.TemporaryDirectory() as empty_cache:
         print(f"first step where no kernel was compiled yet: {first_call(empty_cache):.1f} s")
     folder = Path(options.out)
@@ -404,6 +436,7 @@ def report(options):
             indent=2,
         )
     )
+    parts.to_csv(folder / "profile.csv", float_format="%.4g")
     plots.save(draw(frame), folder, "simulators")
     print(f"Table and figure: {folder}")
     if not options.check:

@@ -27,7 +27,7 @@ from qtl_utils.statevector import NOT_FINITE, check_memory
 MAX_PASS = 3  # rotations of a pass
 KEPT_BYTES = 2**20  # of states kept from forward to backward; computing larger ones again costs no more
 SCRATCH_BYTES = 2**26  # of working memory that a thread keeps between calls
-PARALLEL_WORK = 100_000  # vector rotations below which a second thread costs more than it brings
+PARALLEL_WORK = 300_000  # vector rotations below which waking a second thread costs more than it brings
 
 
 class Schedule:
