@@ -354,7 +354,7 @@ def circuit_with(gate, returned=lambda: qml.expval(qml.Z(0))):
         lambda x, w: x[..., 0] + x[..., 1],
         lambda x, w: x[..., 0] ** 2,
         lambda x, w: torch.relu(x[..., 0]),
-        lambda x, w: float(x[..., 0]),  # frozen at the value of the trace
+        lambda x, w: float(x[..., 0].detach()),  # frozen at the value of the trace
     ],
 )
 def test_angles_that_are_expressions_are_refused_with_the_gate(angle):
