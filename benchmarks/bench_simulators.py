@@ -301,7 +301,8 @@ def profile(n, batch, repeats):
     from qtl_utils import kernels
     from qtl_utils.program import compile_circuit
 
-    plan = compile_circuit(circuit(n), n, (DEPTH, n)).schedule.plans[torch.float32]
+    schedule = compile_circuit(circuit(n), n, (DEPTH, n)).schedule  # kept: the kernels read its arrays
+    plan = schedule.plans[torch.float32]
     inputs, weights, gradient = data(n, batch)
     blocks, of_inputs = -(-batch // plan.kind.lanes), torch.empty_like(inputs)
     states, scratch = (torch.empty(size, dtype=torch.uint8) for size in (blocks * plan.block_bytes, plan.scratch_bytes))
