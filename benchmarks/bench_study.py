@@ -128,7 +128,7 @@ def markdown(frame):
     for row in frame[~frame.what.str.contains("30 epochs")].itertuples():
         faster = f"{row.times_faster_than_row_before:.3g} ({row.changed})" if isinstance(row.changed, str) else ""
         about = "about " if isinstance(row.extrapolated_from, str) else ""
-        lines.append(f"| {row.what} | {about}{row.seconds:,.4g} | {faster} |")
+        lines.append(f"| {row.what} | {about}{float(f'{row.seconds:.3g}'):,g} | {faster} |")
     return "\n".join(lines)
 
 

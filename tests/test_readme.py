@@ -1,9 +1,11 @@
 """What the README shows works: its examples run, its files exist, its findings are those of the reference results."""
 
+import importlib
 import json
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -58,3 +60,10 @@ def test_every_notebook_is_in_the_map():
 def test_the_findings_are_those_of_the_reference_results(answer):
     sentences = json.loads(answer.read_text(encoding="utf-8"))["answer"]
     assert sentences and all(f"- {sentence}\n" in TEXT for sentence in sentences)
+
+
+@pytest.mark.parametrize(("module", "table"), [("bench_simulators", "simulators"), ("bench_study", "study")])
+def test_the_benchmarks_are_those_of_the_reference_results(module, table, monkeypatch):
+    monkeypatch.syspath_prepend(str(PROJECT / "benchmarks"))
+    frame = pd.read_csv(PROJECT / "results" / "reference" / "benchmarks" / f"{table}.csv")
+    assert importlib.import_module(module).markdown(frame) in TEXT
