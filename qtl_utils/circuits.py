@@ -104,6 +104,19 @@ def _reuploading(inputs, weights, n_qubits):
         _entangle_mari(n_qubits)
 
 
+def _identity_blocks(inputs, weights, n_qubits):
+    # arXiv:1903.05076: a block ends with the inverse of its entangler, so that it is the identity where its outer
+    # angles cancel and its inner one is zero
+    for k in range(weights.shape[-3]):
+        for part in range(3):
+            for i in range(n_qubits):
+                qml.RY(weights[..., k, i, part], wires=i)
+            if part == 0:
+                _entangle_mari(n_qubits)
+            if part == 1:
+                qml.adjoint(_entangle_mari)(n_qubits)
+
+
 def _layers(*tail):
     return lambda n_qubits, depth: (depth, n_qubits, *tail)
 
@@ -117,6 +130,9 @@ ANSATZE: dict[str, Ansatz] = {
     ),
     "reuploading": Ansatz(
         _reuploading, _layers(2), "inputs encoded again in every layer (arXiv:1907.02085)", uses_inputs=True
+    ),
+    "identity_blocks": Ansatz(
+        _identity_blocks, _layers(3), "blocks that end with the inverse of their entangler (arXiv:1903.05076)"
     ),
 }
 

@@ -164,6 +164,60 @@ class RunConfig(TrainConfig):
     backbone: Name
 
 
+Sizes = Annotated[list[Annotated[int, Field(ge=1, le=30)]], Field(min_length=1)]
+
+
+class GradientsConfig(Section):
+    """What 03_gradient_diagnostics looks at: one model in training, then its circuit alone."""
+
+    dataset: Name | None = None  # of the study; left out: that of its first run with a backbone
+    backbone: Name | None = None
+    variants: list[str] = Field(["A", "A-joint", "B", "C"], min_length=1)
+    n_qubits: int = Field(4, ge=1, le=24)
+    depth: int = Field(6, ge=1, le=1000)
+    ansatz: str = "mari2019"
+    encoding: str = "tanh"
+    epochs: int = Field(2, ge=1)
+    batch_size: int = Field(8, ge=2)
+    lr_classical: Rate = 0.01
+    lr_quantum: Rate = 0.01
+    lr_backbone: Rate = 0.001
+    method_qubits: int = Field(3, ge=1, le=8)  # the methods are compared on a smaller circuit
+    method_depth: int = Field(2, ge=1, le=20)
+    method_batch: int = Field(2, ge=1, le=64)
+    variance_ansatze: list[str] = ["mari2019", "separable", "identity_blocks"]
+    variance_qubits: Sizes = [2, 4, 6, 8, 10, 12]
+    variance_depths: Sizes = [1, 5, 20]
+    variance_draws: int = Field(200, ge=10, le=10_000)
+    shots: list[Annotated[int, Field(ge=1)]] = [100, 1000, 10_000]
+    shot_repeats: int = Field(20, ge=2)
+    noise: list[Annotated[float, Field(ge=0, le=0.75)]] = [0.0, 0.01, 0.03, 0.1]  # depolarising strength, 0 first
+    seed: int = Field(0, ge=0)
+
+
+class SimulatorsConfig(Section):
+    """What 04_simulator_algorithms compares."""
+
+    n_qubits: int = Field(3, ge=1, le=8)
+    depth: int = Field(2, ge=1, le=20)
+    batch: int = Field(2, ge=1, le=64)
+    ansatz: str = "mari2019"
+    encoding: str = "tanh"
+    repeats: int = Field(5, ge=1)  # medians are taken over them
+    scaling_qubits: Sizes = [2, 4, 6, 8, 10, 12]
+    scaling_depths: Sizes = [1, 2, 4, 8, 16]
+    scaling_batches: Sizes = [1, 2, 4, 8, 16]
+    scaling_base: dict[str, int] = {"qubits": 4, "depth": 2, "batch": 2}  # what is not varied
+    most_seconds: float = Field(0.2, gt=0)  # a step beyond ends a scaling series
+    seconds_budget: float = Field(1.0, gt=0)  # of a step, for the largest circuit
+    memory_budget: float = Field(4e9, gt=0)  # bytes
+    networks: list[str] = ["resnet18", "tiny_vit"]
+    image_size: int = Field(32, ge=8, le=1024)
+    network_batch: int = Field(4, ge=2)
+    network_qubits: int = Field(4, ge=1, le=24)
+    network_depth: int = Field(6, ge=1, le=1000)
+
+
 class StudyConfig(Section):
     """One study file."""
 
@@ -173,6 +227,8 @@ class StudyConfig(Section):
     datasets: dict[Name, DataConfig] = Field(min_length=1)
     backbones: dict[Name, BackboneConfig] = Field(min_length=1)
     runs: dict[Name, RunConfig] = Field(min_length=1)
+    gradients: GradientsConfig | None = GradientsConfig()  # null leaves the notebook out
+    simulators: SimulatorsConfig | None = SimulatorsConfig()
 
     @model_validator(mode="after")
     def _check(self):
@@ -188,6 +244,10 @@ class StudyConfig(Section):
                 if name not in known:
                     raise ValueError(f"runs.{run}.{kind}: {unknown_name(kind, name, known)}")
             self._check_run(run, settings)
+        for kind, known in (("dataset", self.datasets), ("backbone", self.backbones)):
+            name = getattr(self.gradients, kind, None)
+            if name is not None and name not in known:
+                raise ValueError(f"gradients.{kind}: {unknown_name(kind, name, known)}")
         return self
 
     def _check_run(self, run: str, settings: RunConfig) -> None:
@@ -234,6 +294,24 @@ class StudyConfig(Section):
             "backbone_settings": self.backbones[settings.backbone].model_dump(),
             "threads": self.threads,
         }
+
+    def gradient_parameters(self) -> dict[str, Any]:
+        """What notebook 03 is told: every field of GradientsConfig, and what its names stand for."""
+        given = self.gradients
+        with_images = [r for r in self.runs.values() if self.backbones[r.backbone].model != "none"]
+        first = (with_images or list(self.runs.values()))[0]
+        dataset, backbone = given.dataset or first.dataset, given.backbone or first.backbone
+        return given.model_dump() | {
+            "dataset": dataset,
+            "backbone": backbone,
+            "data": self.datasets[dataset].model_dump(),
+            "backbone_settings": self.backbones[backbone].model_dump(),
+            "threads": self.threads,
+        }
+
+    def simulator_parameters(self) -> dict[str, Any]:
+        """What notebook 04 is told."""
+        return self.simulators.model_dump() | {"threads": self.threads}
 
 
 def unknown_name(kind: str, name: str, known: Collection[str]) -> str:
@@ -392,6 +470,14 @@ def check_names(study: StudyConfig, file: str | Path, registries: Mapping[str, C
         uses.append((f"runs.{key}.ansatz", "ansatz", run.ansatz))
         uses.append((f"runs.{key}.encoding", "encoding", run.encoding))
         uses.extend((f"runs.{key}.variants", "variant", variant) for variant in run.variants)
+    for key in ("gradients", "simulators"):
+        if (section := getattr(study, key)) is not None:
+            uses += [(f"{key}.{kind}", kind, getattr(section, kind)) for kind in ("ansatz", "encoding")]
+    if study.gradients is not None:
+        uses.extend(("gradients.variants", "variant", name) for name in study.gradients.variants)
+        uses.extend(("gradients.variance_ansatze", "ansatz", name) for name in study.gradients.variance_ansatze)
+    if study.simulators is not None:
+        uses.extend(("simulators.networks", "model", name) for name in study.simulators.networks)
     for key, kind, name in uses:
         if name not in registries[kind]:
             raise StudyError(f"{file}: {key}: {unknown_name(kind, name, registries[kind])}")

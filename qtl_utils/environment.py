@@ -26,6 +26,8 @@ PACKAGES = (
     "torchvision",
     "pennylane",
     "pennylane-lightning",
+    "qiskit",
+    "qiskit-machine-learning",
     "numba",
     "matplotlib",
     "seaborn",

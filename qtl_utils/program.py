@@ -169,27 +169,27 @@ def trace(circuit: Callable, inputs: Tensor, weights: Tensor) -> tuple[list[Gate
     with qml.queuing.AnnotatedQueue() as queue:
         returned = circuit(inputs, weights)
     gates, angles = [], []
-    for op in _expand(qml.tape.QuantumScript.from_queue(queue).operations):
+    for op in expand(qml.tape.QuantumScript.from_queue(queue).operations):
         wires = tuple(op.wires)
         if (rotations := _rotations(op)) is None:
             gates.append(Gate(op.name, wires, table=_table(op)))
             angles.append(Angle())
             continue
-        angle = _angle(Gate(op.name, wires), op.data[0], inputs, weights)
+        angle = find_angle(Gate(op.name, wires), op.data[0], inputs, weights)
         gates += [Gate(op.name, wires, letters) for letters, _ in rotations]
         angles += [angle * share for _, share in rotations]
     outputs = returned if isinstance(returned, list | tuple) else [returned]
-    return gates, angles, [_output(measurement) for measurement in outputs]
+    return gates, angles, [pauli_sentence(measurement) for measurement in outputs]
 
 
-def _expand(operations) -> Iterator:
+def expand(operations) -> Iterator:
     for op in operations:
         if op.name in IGNORED:
             continue
         if _rotations(op) is not None or _table(op) is not None:
             yield op
         elif getattr(op, "has_decomposition", False):
-            yield from _expand(op.decomposition())
+            yield from expand(op.decomposition())
         else:
             raise UnsupportedCircuitError(f"{Gate(op.name, tuple(op.wires))} is not among the gates it can run")
 
@@ -209,7 +209,7 @@ def _table(op) -> CliffordTable | None:
     return clifford_table(np.ascontiguousarray(qml.math.toarray(op.matrix()), complex).tobytes())
 
 
-def _angle(gate: Gate, value, inputs: Tensor, weights: Tensor) -> Angle:
+def find_angle(gate: Gate, value, inputs: Tensor, weights: Tensor) -> Angle:
     if qml.math.size(value) != 1:
         raise UnsupportedCircuitError(
             f"{gate} is given {qml.math.size(value)} angles at once: index inputs[..., i] and weights[..., k, i]"
@@ -230,7 +230,7 @@ def _angle(gate: Gate, value, inputs: Tensor, weights: Tensor) -> Angle:
     return Angle(source, index, factor, value - factor * element)
 
 
-def _output(measurement) -> dict:
+def pauli_sentence(measurement) -> dict:
     """An output as {((wire, letter), ...): factor}."""
     sentence = None
     if isinstance(measurement, qml.measurements.ExpectationMP) and measurement.obs is not None:

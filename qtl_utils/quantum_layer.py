@@ -15,7 +15,9 @@ from qtl_utils.statevector import choose_executor, simulate
 BACKENDS = {  # who simulates, and how it differentiates unless told otherwise
     "statevector": "adjoint",
     "default.qubit": "backprop",
+    "default.mixed": "backprop",
     "lightning.qubit": "adjoint",
+    "qiskit": "parameter-shift",
 }
 BROADCASTING = ("backprop", "adjoint")  # the other methods need one tape per sample (PennyLane #6078)
 
@@ -25,9 +27,9 @@ class QuantumLayer(nn.Module):
 
     The trained angles `weights` have the shape the ansatz asks for and start at `angle_init` * randn radians, as in
     arXiv:1912.08278; `angles='zero'` fixes them at 0, `'random'` at U[0, 2 pi]. They are the same whatever the
-    `backend`, a key of BACKENDS. `diff_method` is 'adjoint' or 'backprop' for statevector, else any of PennyLane's;
-    `executor`, of statevector: 'auto' (Numba on the CPU, else torch), 'numba' or 'torch'. Inside `torch.func.vmap` all
-    replicas are simulated in one call.
+    `backend`, a key of BACKENDS. `diff_method` is 'adjoint' or 'backprop' for statevector, 'parameter-shift',
+    'lin-comb' or 'spsa' for qiskit, else any of PennyLane's; `executor`, of statevector: 'auto' (Numba on the CPU,
+    else torch), 'numba' or 'torch'. Inside `torch.func.vmap` all replicas are simulated in one call.
     """
 
     def __init__(
@@ -68,6 +70,12 @@ class QuantumLayer(nn.Module):
             self.program = _program(self.ansatz, self.encoding, self.n_qubits, self.depth, *rows)
             return
         circuit = make_circuit(self.ansatz, self.encoding, self.n_qubits)
+        if self.backend == "qiskit":
+            from qtl_utils.qiskit_layer import QiskitCircuit
+
+            layer = QiskitCircuit(circuit, self.n_qubits, self.weights.shape, self.diff_method)
+            self.qnode = lambda inputs, weights: layer(inputs, weights).unbind(-1)
+            return
         device = qml.device(self.backend, wires=self.n_qubits)
         self.qnode = qml.QNode(circuit, device, interface="torch", diff_method=self.diff_method)
         if self.diff_method not in BROADCASTING:
@@ -100,6 +108,8 @@ class QuantumLayer(nn.Module):
         replicas, batch, _ = inputs.shape
         if not replicas * batch:
             return inputs.new_zeros(inputs.shape) * inputs.sum()
+        if self.backend == "qiskit" and replicas > 1:  # whose networks have one weight set
+            return torch.cat([self.run(x[None], w[None]) for x, w in zip(inputs, weights, strict=True)])
         flat = inputs.reshape(replicas * batch, self.n_qubits)
         # each replica's weights repeated over its batch: (R * B, *shape)
         sets = weights.repeat_interleave(batch, dim=0) if replicas > 1 else weights[0]

@@ -176,7 +176,9 @@ def style(frame: pd.DataFrame, caption: str = "") -> Styler:
     formats = {c: _FORMATS[c] for c in frame.select_dtypes("number") if c in _FORMATS}
     formats |= {c: "{:.3f}" for c in frame.select_dtypes("float") if c not in formats}
     uuid = hashlib.sha256((caption + frame.to_csv()).encode()).hexdigest()[:12]
-    styler = frame.style.format(formats, na_rep="–").hide(axis="index").set_caption(caption).set_uuid(uuid)
+    styler = (
+        frame.style.format(formats, na_rep="–", escape="html").hide(axis="index").set_caption(caption).set_uuid(uuid)
+    )
     return styler.relabel_index([c.replace("_", " ") for c in frame.columns], axis="columns")
 
 

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from qtl_utils.config import RunConfig, load_study
+from qtl_utils.config import GradientsConfig, RunConfig, SimulatorsConfig, load_study
 from qtl_utils.notebook import check_parameters, declared_parameters, modules_used
 from qtl_utils.paths import PROJECT
 
@@ -28,7 +28,7 @@ def syntax(path):
 
 
 def test_there_are_notebooks():
-    assert {"01_dataset_preparation", "02_train_variant", "07_results"} <= {path.stem for path in NOTEBOOKS}
+    assert {f"0{i}" for i in (1, 2, 3, 4, 7)} <= {path.stem[:2] for path in NOTEBOOKS}
 
 
 @every_notebook
@@ -106,3 +106,15 @@ def test_notebooks_declare_what_the_studies_tell_them(study):
         check_parameters(FOLDER / "01_dataset_preparation.ipynb", study.dataset_parameters(dataset))
     for run in study.runs:
         check_parameters(FOLDER / "02_train_variant.ipynb", study.run_parameters(run))
+    check_parameters(FOLDER / "03_gradient_diagnostics.ipynb", study.gradient_parameters())
+    check_parameters(FOLDER / "04_simulator_algorithms.ipynb", study.simulator_parameters())
+
+
+@pytest.mark.parametrize(
+    ("notebook", "section"),
+    [("03_gradient_diagnostics", GradientsConfig), ("04_simulator_algorithms", SimulatorsConfig)],
+)
+def test_defaults_of_a_notebook_are_those_of_a_study(notebook, section):
+    declared = declared_parameters(FOLDER / f"{notebook}.ipynb")
+    expected = {name: value for name, value in section().model_dump().items() if value is not None}
+    assert {name: declared[name] for name in expected} == expected

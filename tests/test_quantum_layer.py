@@ -82,5 +82,5 @@ def test_wrong_sizes_are_named():
         QuantumLayer(0, 2)
     with pytest.raises(ValueError, match="angles must be"):
         QuantumLayer(2, 2, angles="some")
-    with pytest.raises(ValueError, match="unknown backend 'qiskit'"):
-        QuantumLayer(2, 2, backend="qiskit")
+    with pytest.raises(ValueError, match="unknown backend 'cirq'"):
+        QuantumLayer(2, 2, backend="cirq")

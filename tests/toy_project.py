@@ -9,7 +9,7 @@ from pathlib import Path
 import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from qtl_utils.config import BackboneConfig, RunConfig
+from qtl_utils.config import BackboneConfig, GradientsConfig, RunConfig, SimulatorsConfig
 from qtl_utils.paths import PROJECT
 
 COMMON = "import json\nfrom qtl_utils.paths import atomic, study_dir\nfolder = study_dir(study, results_dir)"
@@ -23,6 +23,10 @@ assert epochs != 13, "thirteen epochs bring bad luck"
 for name in ("config.json", "history.csv", "predictions.csv", "variants.csv", "metrics.csv"):
     with atomic(folder / "runs" / dataset / run / name) as part:
         part.write_text(f"{run},{seeds},{lr_classical}\\n")
+"""
+ANALYSIS = """
+with atomic(folder / "tables" / "NAME.csv") as part:
+    part.write_text("a,b\\n1,2\\n")
 """
 RESULTS = """
 import matplotlib.pyplot as plt
@@ -65,6 +69,12 @@ def toy_project(folder: Path) -> Path:
     notebooks = folder / "notebooks"
     write_notebook(notebooks / "01_dataset_preparation.ipynb", _defaults(dataset), COMMON, DATASET)
     write_notebook(notebooks / "02_train_variant.ipynb", _defaults(run), COMMON, RUN)
+    gradients = [*common, "data", "backbone_settings", "threads", *GradientsConfig.model_fields]
+    gradients = _defaults(gradients), COMMON, ANALYSIS.replace("NAME", "gradient_methods")
+    write_notebook(notebooks / "03_gradient_diagnostics.ipynb", *gradients)
+    simulators = _defaults([*common, "threads", *SimulatorsConfig.model_fields])
+    simulators = simulators, COMMON, ANALYSIS.replace("NAME", "simulator_matrix")
+    write_notebook(notebooks / "04_simulator_algorithms.ipynb", *simulators)
     write_notebook(notebooks / "07_results.ipynb", _defaults(common), COMMON, RESULTS)
     return folder
 
