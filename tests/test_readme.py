@@ -67,3 +67,8 @@ def test_the_benchmarks_are_those_of_the_reference_results(module, table, monkey
     monkeypatch.syspath_prepend(str(PROJECT / "benchmarks"))
     frame = pd.read_csv(PROJECT / "results" / "reference" / "benchmarks" / f"{table}.csv")
     assert importlib.import_module(module).markdown(frame) in TEXT
+
+
+def test_the_advice_on_methods_is_that_of_the_reference_results():
+    advice = pd.read_csv(PROJECT / "results" / "reference" / "default" / "tables" / "simulator_advice.csv", dtype=str)
+    assert len(advice) and all(f"| {' | '.join(row)} |\n" in TEXT for row in advice.itertuples(index=False))
