@@ -549,7 +549,7 @@ def which_when(cells: pd.DataFrame, reach: pd.DataFrame) -> pd.DataFrame:
     fastest = lambda row: f"{1e3 * row['seconds']:.3g} ms a step, relative error {row['error_angles']:.1g}"  # noqa: E731
     choose("train on a simulator, exact gradients", exact, "seconds", fastest)
     pennylane = exact[exact["simulator"].isin(["default.qubit", "lightning.qubit"])]
-    choose("the same, any PennyLane gate or measurement", pennylane, "seconds", fastest)
+    choose("the same with PennyLane's own simulators", pennylane, "seconds", fastest)
     choose("noise channels", exact[exact["simulator"] == "default.mixed"], "seconds", fastest)
     choose("train in Qiskit", exact[exact["simulator"] == "qiskit"], "seconds", fastest)
 
