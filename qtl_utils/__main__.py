@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import hashlib
+import importlib.util
 import inspect
 import io
 import json
@@ -107,6 +108,41 @@ def verify(options: argparse.Namespace) -> int:
     verdict = compare(folder, paths.PROJECT / "results" / "reference" / folder.name)
     print(verdict)
     return 0 if verdict.ok else FAILED
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """Diagnoses the model that FILE.py:FUNCTION makes; exit code 1 where a check fails."""
+    from qtl_utils.doctor import diagnose
+
+    model, batch, more = _make_model(options.model)
+    diagnosis = diagnose(model, batch, **{"budget": options.budget, **more})
+    print(diagnosis)
+    return FAILED if any(f.verdict == "fail" for f in diagnosis) else 0
+
+
+def _make_model(target: str) -> tuple:
+    """What the function `FILE.py:FUNCTION` returns: model and batch, and perhaps more arguments of `diagnose`."""
+    file, _, name = target.rpartition(":")
+    if not file or not Path(file).is_file():
+        raise FileNotFoundError(
+            f"doctor: '{target}' is no FILE.py:FUNCTION with a file that exists, as in model.py:make"
+        )
+    sys.path.insert(0, str(Path(file).resolve().parent))  # it may import its neighbours
+    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ValueError(f"doctor: {file} cannot be imported: {type(error).__name__}: {error}") from error
+    if not callable(make := getattr(module, name, None)):
+        raise ValueError(f"doctor: {file} has no function '{name}'; it should return (model, (images, labels))")
+    made = make()
+    if not isinstance(made, tuple) or len(made) not in (2, 3) or (len(made) == 3 and not isinstance(made[2], dict)):
+        raise ValueError(
+            f"doctor: {name}() of {file} should return (model, (images, labels)), or these and a dict of further "
+            f"arguments of diagnose, got {type(made).__name__}"
+        )
+    return made[0], made[1], made[2] if len(made) == 3 else {}
 
 
 # ---- checks
@@ -284,6 +320,11 @@ def _parser() -> Parser:
     two.add_argument("--folder", help=argparse.SUPPRESS)
     two.add_argument("--log", default=os.devnull, help=argparse.SUPPRESS)
     command(verify, "verify")
+    four = command(doctor, "doctor", study=False)
+    four.add_argument("model", metavar="FILE.py:FUNCTION", help="a function that returns (model, (images, labels))")
+    four.add_argument(
+        "--budget", type=float, default=60.0, metavar="SECONDS", help="checks that take longer are skipped"
+    )
     three = command(execute, "execute", study=False)
     three.add_argument("notebook")
     three.add_argument("out")

@@ -1,0 +1,311 @@
+"""Checks of the doctor: loss, learning rates and schedule, and what is reported in the end."""
+
+import hashlib
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.functional import softmax
+
+from qtl_utils.doctor import Finding, Patient, check, fail, listed, norm, ok, skipped, warn
+
+
+@check("frozen_buffers", "statistics of frozen layers in train mode", section="evaluation#batchnorm", steps=1)
+def frozen_buffers(p: Patient) -> Finding:
+    frozen = {n: m for n, m in p.model.named_modules() if _frozen_norm(m)}
+    if not frozen:
+        return ok("no frozen layer keeps statistics")
+    with p.kept():
+        _as_for_training(p)
+        before = {n: [b.clone() for b in m.buffers(recurse=False)] for n, m in frozen.items()}
+        with torch.no_grad():
+            p.model(p.images)
+        moved = [n for n, m in frozen.items() if any(map(_differ, before[n], m.buffers(recurse=False)))]
+    if moved:
+        cause = "model.train() also switches frozen BatchNorm to batch statistics and updates the running ones"
+        fix = "after every model.train(): backbone.eval()"
+        return fail(f"{len(moved)} frozen layers change in train mode: {listed(moved, 2)}", cause, fix)
+    return ok(f"{len(frozen)} frozen layers keep their statistics")
+
+
+def _differ(a, b) -> bool:
+    return not torch.equal(a, b)
+
+
+def _frozen_norm(module: nn.Module) -> bool:
+    own = list(module.parameters(recurse=False))
+    statistics = isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats
+    return statistics and bool(own) and not any(q.requires_grad for q in own)
+
+
+def _as_for_training(p: Patient) -> None:
+    """The modes the model came with, if it came in train mode; otherwise those of model.train()."""
+    if p.modes.get("", False):
+        for name, module in p.model.named_modules():
+            module.training = p.modes[name]
+    else:
+        p.model.train()
+
+
+@check("probabilities", "what the loss is given", section="optimisation#softmax")
+def probabilities(p: Patient) -> Finding:
+    out = p.seen.output.detach().double()
+    if not isinstance(p.loss, nn.CrossEntropyLoss) or out.dim() != 2:
+        return skipped("for cross-entropy on outputs (batch, classes)")
+    classes = out.shape[1]
+    if (out >= 0).all() and (out.sum(-1) - 1).abs().max() < 1e-4 and classes > 1:
+        floor = math.log(1 + (classes - 1) / math.e)
+        evidence = f"outputs are between 0 and 1 and sum to 1; the loss cannot fall below {floor:.4f}"
+        cause = "softmax twice: CrossEntropyLoss applies it itself"
+        return fail(evidence, cause, "return logits; softmax for prediction only")
+    raw = [s for s in p.seen.sites if s.outputs and s.output.numel() == out.numel()]
+    if raw and torch.equal(raw[0].output.detach().double().reshape(-1).sort()[0], out.reshape(-1).sort()[0]):
+        floor = math.log(1 + (classes - 1) * math.exp(-2))
+        evidence = f"outputs are expectation values in [-1, 1]; the loss cannot fall below {floor:.4f}"
+        return warn(evidence, "expectation values stand for logits", "a linear layer after the circuit, or a scale")
+    return ok(f"outputs from {out.min():.2f} to {out.max():.2f}: no probabilities")
+
+
+@check(
+    "stuck_loss",
+    "whether the loss leaves ln(classes)",
+    section="optimisation#stuck",
+    steps=20,
+    explained_by=(
+        "differentiable",
+        "gradient_reaches",
+        "plateau",
+        "probabilities",
+        "batch",
+        "gradient_correct",
+        "shot_noise",
+        "saturation",
+    ),
+)
+def stuck_loss(p: Patient) -> Finding:
+    classes = p.seen.output.shape[-1] if p.seen.output.dim() > 1 else 2
+    chance = math.log(max(classes, 2))
+    if p.history is not None and "train_loss" in p.history:
+        losses = p.history["train_loss"].to_numpy(float)
+        evidence = f"training loss {losses[0]:.3f} to {losses[-1]:.3f}, ln({classes}) = {chance:.3f}"
+        if len(losses) > 2 and abs(losses[-3:] - chance).max() < 0.02 * chance:
+            cause = "outputs say nothing about the classes: features without information, or steps too small"
+            return fail(evidence, cause, "check that the backbone is pretrained, then a larger learning rate")
+        return ok(evidence)
+    before, after = _short_training(p)
+    evidence = f"20 steps of Adam on one batch: loss {before:.3f} to {after:.3f}, ln({classes}) = {chance:.3f}"
+    if after > before - 0.02 * abs(before):
+        cause = "the model cannot even learn one batch by heart"
+        return fail(evidence, cause, "look at the gradients layer by layer; check the scale of features and weights")
+    return ok(evidence)
+
+
+def _short_training(p: Patient, steps: int = 20) -> tuple[float, float]:
+    with p.kept():
+        _as_for_training(p)
+        own, losses = torch.optim.Adam(p.trainable.values(), lr=0.02), []
+        for _ in range(steps):
+            loss, grads = p.gradients()
+            for name, q in p.trainable.items():
+                q.grad = grads[name]
+            own.step()
+            losses.append(float(loss))
+        losses.append(float(p.loss(p.model(p.images), p.labels)))
+    return losses[0], min(losses[-5:])
+
+
+@check(
+    "updates",
+    "how much one step changes each group",
+    section="optimisation#groups",
+    explained_by=("gradient_reaches", "differentiable"),
+)
+def updates(p: Patient) -> Finding:
+    if p.optimizer is None:
+        return skipped("needs optimizer=")
+    held = {id(q) for group in p.optimizer.param_groups for q in group["params"]}
+    if left := [name for name, q in p.trainable.items() if id(q) not in held]:
+        cause, fix = "the optimiser was made from other parameters", "torch.optim.Adam(model.parameters())"
+        return fail(f"{listed(left)} are in no parameter group of the optimiser", cause, fix)
+    still = [g["lr"] for g in p.optimizer.param_groups if g["lr"] == 0]
+    if still:
+        return fail("a parameter group has learning rate 0", "a schedule that ran out, or a wrong value", "set its lr")
+    before = {name: q.detach().clone() for name, q in p.trainable.items()}
+    with p.kept(), p.kept_training():
+        for name, g in p.gradients()[1].items():
+            p.trainable[name].grad = g
+        type(p.optimizer).step(p.optimizer)
+        moved = {name: (q.detach() - before[name]) for name, q in p.trainable.items()}
+    angles = [moved[name] for name in p.angles]
+    others = [name for name in moved if name not in p.angles]
+    ratio = norm(moved[n] for n in others) / (norm(before[n] for n in others) or 1.0) if others else 0.0
+    told = [f"weights move {ratio:.1e} of their size in a step"] if others else []
+    turn = max((a.abs().max().item() for a in angles), default=0.0)
+    told += [f"angles at most {turn:.1e} rad"] if angles else []
+    if turn > 1.0:
+        cause = "an angle turns by more than a radian in one step, so that it jumps between periods"
+        return fail("; ".join(told), cause, "a learning rate of 0.01 to 0.1 for the angles")
+    return ok("; ".join(told))
+
+
+@check("travel", "how far the learning rates let angles go", section="optimisation#travel")
+def travel(p: Patient) -> Finding:
+    if p.optimizer is None or not p.angles:
+        return skipped("needs optimizer=, and a model with trainable angles")
+    epochs = p.epochs or (len(p.history) if p.history is not None else None)
+    steps = _steps_per_epoch(p)
+    if not epochs or not steps:
+        return skipped("needs epochs= (or history=) and data={'train': ...}, to know how many steps there will be")
+    ids = {id(q) for q in p.angles.values()}
+    groups = [i for i, g in enumerate(p.optimizer.param_groups) if any(id(q) in ids for q in g["params"])]
+    if not groups:
+        return skipped("the angles are in no parameter group")
+    budgets = _rate_sums(p, epochs)
+    budget = min(budgets[i] for i in groups) * steps
+    if not isinstance(p.optimizer, (torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.RMSprop)):
+        _, grads = p.gradients()
+        budget *= float(np.sqrt(np.mean([g.square().mean().item() for n, g in grads.items() if n in p.angles])))
+    parts = ", ".join(f"group {i}: {total * steps:.2g}" for i, total in enumerate(budgets))
+    evidence = f"angles can travel about {budget:.2g} rad in {epochs} epochs of {steps} steps (sum of rates: {parts})"
+    if budget < 0.5:
+        cause = "an angle needs about a radian, and each step moves it by about the learning rate"
+        more = 1 / max(budget, 1e-6)
+        return fail(evidence, cause, f"their own parameter group with a learning rate about {more:.0f} times larger")
+    return ok(evidence)
+
+
+def _steps_per_epoch(p: Patient) -> int:
+    train = p.data.get("train")
+    return math.ceil(len(_samples(train)) / len(p.images)) if train is not None else 0
+
+
+def _rate_sums(p: Patient, epochs: int) -> list[float]:
+    """Sum over epochs of every group's learning rate, as the scheduler will set it."""
+    sums = np.zeros(len(p.optimizer.param_groups))
+    with p.kept_training():
+        for group in p.optimizer.param_groups:
+            group["lr"] = group.get("initial_lr", group["lr"])
+        scheduler = p.scheduler
+        if scheduler is not None and hasattr(scheduler, "last_epoch"):
+            scheduler.last_epoch = 0
+        for _ in range(epochs):
+            sums += [group["lr"] for group in p.optimizer.param_groups]
+            if scheduler is not None and not isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+                scheduler.step()
+    return sums.tolist()
+
+
+@check("zeroed_angles", "whether the trained angles matter", section="optimisation#travel", explained_by=("travel",))
+def zeroed_angles(p: Patient) -> Finding:
+    if not p.angles:
+        return skipped("the model has no trainable angles")
+    if not p.trained:
+        return skipped("the model is not trained, as far as can be seen; give its optimizer or history after training")
+    before = p.model(p.images).detach()
+    with p.kept():
+        for q in p.angles.values():
+            q.data = torch.zeros_like(q)
+        after = p.model(p.images).detach()
+    changed = (before.argmax(-1) != after.argmax(-1)).double().mean().item()
+    moved = (softmax(before, -1) - softmax(after, -1)).abs().mean().item()
+    evidence = f"all angles at zero change {changed:.0%} of the decisions and probabilities by {moved:.3f}"
+    if changed == 0 and moved < 0.01:
+        cause = "what was learned is in the classical layers"
+        return warn(evidence, cause, "train without the circuit as a control; a larger learning rate for the angles")
+    return ok(evidence)
+
+
+@check("scheduler_order", "scheduler after optimiser", section="optimisation#scheduler", runs=False)
+def scheduler_order(p: Patient) -> Finding:
+    if p.scheduler is None or p.optimizer is None:
+        return skipped("needs optimizer= and scheduler=")
+    cause = "scheduler.step() comes before the epoch's optimizer.step(), so that every rate is an epoch early"
+    fix = "scheduler.step() at the end of the epoch"
+    if p.scheduler._step_count > 1 and not getattr(p.optimizer, "_opt_called", False):
+        return fail("the scheduler has stepped, the optimiser has not", cause, fix)
+    if p.history is None or "lr" not in p.history:
+        return ok("as far as can be seen; history with a column 'lr' tells more")
+    rates = p.history["lr"].to_numpy(float)
+    wanted = _rates(p, len(rates) + 1)
+    if np.allclose(rates, wanted[: len(rates)]):
+        return ok(f"rates of {len(rates)} epochs are those of the schedule")
+    if np.allclose(rates, wanted[1:]):
+        return fail("the recorded rates run an epoch ahead of the schedule", cause, fix)
+    evidence = "the recorded rates are not those of the scheduler"
+    return warn(evidence, "something else sets them", "record optimizer.param_groups[0]['lr'] in every epoch")
+
+
+def _rates(p: Patient, epochs: int) -> np.ndarray:
+    sums = [_rate_sums(p, n)[0] for n in range(epochs + 1)]
+    return np.diff(sums)
+
+
+@check("leakage", "what train and test share", section="evaluation#leakage", runs=False)
+def leakage(p: Patient) -> Finding:
+    if not p.data and p.scaler is None:
+        return skipped("needs data={'train': ..., 'validation': ..., 'test': ...}, for scaled features also scaler=")
+    samples = {name: _samples(value) for name, value in p.data.items()}
+    if p.scaler is not None and "train" in samples and (finding := _fitted_on_all(p.scaler, samples)) is not None:
+        return finding
+    hashes = {name: [_hash(sample) for sample in values] for name, values in samples.items()}
+    for a in hashes:
+        for b in hashes:
+            shared = set(hashes[a]) & set(hashes[b]) if a < b else set()
+            if shared:
+                n = sum(h in shared for h in hashes[b])
+                evidence = f"{n} of {len(hashes[b])} samples of {b} are also in {a}"
+                cause = "the same images under several names, or augmented copies made before the split"
+                return fail(evidence, cause, "split first; keep copies of an image in one subset")
+    sizes = ", ".join(f"{name} {len(values)}" for name, values in samples.items())
+    return ok(f"no sample is in two subsets ({sizes})")
+
+
+def _samples(subset) -> list:
+    if isinstance(subset, torch.utils.data.Dataset):
+        return [row[0] if isinstance(row, (tuple, list)) else row for row in (subset[i] for i in range(len(subset)))]
+    return list(subset)
+
+
+def _hash(sample) -> str:
+    if isinstance(sample, (str, Path)):
+        content = Path(sample).read_bytes()
+    else:
+        content = np.ascontiguousarray(torch.as_tensor(sample).detach().cpu().numpy()).tobytes()
+    return hashlib.sha256(content).hexdigest()
+
+
+def _fitted_on_all(scaler, samples: dict[str, list]) -> Finding | None:
+    n, mean = getattr(scaler, "n_samples_seen_", None), np.asarray(getattr(scaler, "mean_", np.nan), float)
+    total = sum(map(len, samples.values()))
+    cause, fix = "the scaler has seen the test set", "scaler.fit(train), then transform every subset"
+    if n is not None and int(np.max(n)) > len(samples["train"]):
+        return fail(f"the scaler was fitted on {int(np.max(n))} samples, train has {len(samples['train'])}", cause, fix)
+    if len(samples) > 1 and np.isfinite(mean).all() and total > len(samples["train"]):
+        rows = {name: np.stack([np.asarray(s, float).ravel() for s in values]) for name, values in samples.items()}
+        away = [np.abs(r.mean(0) - mean.ravel()).max() for r in (rows["train"], np.concatenate(list(rows.values())))]
+        if away[1] < 1e-6 < away[0]:
+            return fail("the scaler's mean is that of all samples, not of train", cause, fix)
+    return None
+
+
+@check("selection", "how the reported epoch was chosen", section="evaluation#selection", runs=False)
+def selection(p: Patient) -> Finding:
+    if p.history is None or "test_accuracy" not in p.history or "selected" not in p.history:
+        return skipped("needs history= with columns 'test_accuracy' and 'selected'")
+    chosen = p.history[p.history["selected"].astype(bool)]
+    if chosen.empty:
+        return skipped("no epoch of the history is marked as selected")
+    test, last = p.history["test_accuracy"], p.history["test_accuracy"].iloc[-1]
+    reported = chosen["test_accuracy"].iloc[-1]
+    evidence = f"reported {reported:.3f}, last epoch {last:.3f}, best on test {test.max():.3f}"
+    if chosen.index[-1] == p.history.index[-1]:
+        return ok(f"the last epoch is reported: {last:.3f}")
+    by = p.history.get("validation_accuracy")
+    if by is not None and by.loc[chosen.index[-1]] == by.max():
+        return ok(f"{evidence}; chosen on validation")
+    if reported == test.max():
+        cause = "the epoch was looked for on the test set: the maximum of noisy values is too high"
+        return fail(evidence, cause, "choose the epoch on a validation set, or report the last one")
+    return ok(evidence)

@@ -1,0 +1,231 @@
+"""The doctor: every fault is found by its check and by no other, healthy models raise no alarm, nothing is changed."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from qtl_utils import doctor, faults
+from qtl_utils.__main__ import main
+from qtl_utils.doctor import CHECKS, Check, diagnose, explain, fail, ok
+from qtl_utils.faults import FAULTS, HEALTHY, case, head, points
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_is_found_by_its_check_and_no_other(name):
+    torch.manual_seed(0)
+    found = diagnose(**FAULTS[name].broken())
+    assert found.failed == [FAULTS[name].check], found.of("fail", "warn")
+    assert not [f for f in found if "could not be checked" in f.evidence]
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_the_mended_model_raises_no_alarm(name):
+    torch.manual_seed(0)
+    found = diagnose(**FAULTS[name].mended())
+    assert found.failed == [], found.of("fail", "warn")
+    assert found.verdict(FAULTS[name].check) == "ok"
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_a_healthy_model_raises_no_alarm(name):
+    torch.manual_seed(0)
+    found = diagnose(**HEALTHY[name]())
+    assert found.failed == [], found.of("fail", "warn")
+
+
+def test_there_is_a_fault_for_every_symptom():
+    assert {fault.number for fault in FAULTS.values()} == set(range(1, 26))
+    assert len(HEALTHY) >= 12
+
+
+def snapshot(model, optimizer, scheduler):
+    tensors = [(p.data_ptr(), p.detach().clone(), p.requires_grad) for p in model.parameters()]
+    buffers = [b.clone() for b in model.buffers()]
+    moments = [v.clone() for s in optimizer.state.values() for v in s.values()]
+    rest = [m.training for m in model.modules()], [g["lr"] for g in optimizer.param_groups], scheduler.last_epoch
+    numbers = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    return [t[0] for t in tensors], [t[1] for t in tensors], buffers, moments, rest, numbers[0], numbers[1:]
+
+
+def equal(a, b):
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    return all(map(equal, a, b)) and len(a) == len(b) if isinstance(a, list | tuple) else a == b
+
+
+def test_model_optimiser_scheduler_and_generators_are_left_as_they_were():
+    batch, model = faults.images(), faults.Network(faults.resnet18(num_classes=faults.N_FEATURES), head()).train()
+    optimizer = faults.adam(model)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.1)
+    nn.functional.cross_entropy(model(batch[0]), batch[1]).backward()
+    optimizer.step()
+    gradients = [p.grad.clone() for p in model.parameters()]
+    before = snapshot(model, optimizer, scheduler)
+    data = {"train": batch[0]}
+    diagnose(model, batch, optimizer=optimizer, scheduler=scheduler, data=data, epochs=9)
+    assert equal(before, snapshot(model, optimizer, scheduler))
+    assert equal(gradients, [p.grad for p in model.parameters()])
+
+
+def test_a_sampling_device_draws_the_same_after_a_diagnosis():
+    model = FAULTS["few_shots"].mended()["model_or_factory"]
+    generator = model[2].node.device._rng
+    before = generator.bit_generator.state
+    diagnose(model, points(), checks=["forward", "shot_noise"])
+    assert generator.bit_generator.state == before
+
+
+def test_what_does_not_fit_the_budget_is_skipped_and_says_so():
+    found = diagnose(head(), points(), budget=0.0)
+    (finding,) = [f for f in found if f.check == "dead_angles"]
+    assert finding.verdict == "skipped" and "raise budget=" in finding.evidence
+    assert found.verdict("forward") == "ok"
+
+
+def test_a_check_without_what_it_needs_says_what_that_is():
+    found = {f.check: f for f in diagnose(head(), points(), checks=["updates", "travel", "selection", "leakage"])}
+    assert {f.verdict for f in found.values()} == {"skipped"}
+    assert "needs optimizer=" in found["updates"].evidence and "needs history=" in found["selection"].evidence
+
+
+def test_an_exception_in_the_forward_pass_is_a_finding():
+    class Broken(nn.Module):
+        def forward(self, x):
+            raise RuntimeError("the cat is on the keyboard")
+
+    found = diagnose(Broken(), points())
+    assert found.failed == ["forward"] and "the cat is on the keyboard" in found[0].evidence
+
+
+def test_a_check_that_raises_is_no_verdict(monkeypatch):
+    monkeypatch.setitem(CHECKS, "odd", Check(lambda patient: 1 / 0, "odd", ""))
+    found = diagnose(head(), points(), checks=["odd"])
+    assert found.verdict("odd") == "skipped" and "ZeroDivisionError" in found[0].evidence
+
+
+def test_a_check_of_ones_own_takes_part(monkeypatch):
+    def small(patient):
+        n = sum(p.numel() for p in patient.model.parameters())
+        return ok(f"{n} parameters") if n > 1000 else fail(f"{n} parameters", "too few", "more of them")
+
+    monkeypatch.setitem(CHECKS, "small", Check(small, "the size of the model", ""))
+    assert "small" in diagnose(head(), points()).failed
+
+
+def test_a_failed_check_raises_and_a_warning_does_not():
+    with pytest.raises(doctor.DiagnosisError, match="softmax twice"):
+        diagnose(**FAULTS["double_softmax"].broken()).raise_if_failed()
+    diagnose(**FAULTS["bare_expectations"].broken()).raise_if_failed()
+
+
+def test_text_table_and_html_tell_the_same():
+    found = diagnose(**FAULTS["double_softmax"].broken())
+    frame = found.to_frame()
+    assert frame.loc[0, "check"] == "probabilities" and frame.loc[0, "link"].startswith("05_troubleshooting_")
+    page = found._repr_html_()
+    assert frame.loc[0, "cause"] in str(found) and frame.loc[0, "cause"] in page and "href='05_" in page
+    assert len(frame) == len(CHECKS)
+
+
+def test_html_of_what_users_wrote_is_escaped():
+    class Broken(nn.Module):
+        def forward(self, x):
+            raise ValueError("<script>alert(1)</script>")
+
+    assert "<script>" not in diagnose(Broken(), points())._repr_html_()
+
+
+@pytest.mark.parametrize("batch", [torch.ones(3, 2), (torch.ones(1, 8), torch.zeros(1)), (torch.ones(3, 8), [0, 1, 0])])
+def test_a_batch_of_another_kind_is_refused(batch):
+    with pytest.raises(ValueError, match="batch: expected"):
+        diagnose(head(), batch)
+
+
+def test_an_unknown_check_is_refused_with_a_suggestion():
+    with pytest.raises(ValueError, match="dead_angles"):
+        diagnose(head(), points(), checks=["dead_angle"])
+
+
+MESSAGES = {
+    "AttributeError: 'list' object has no attribute 'float'": "stack",
+    "RuntimeError: mat1 and mat2 must have the same dtype, but got Double and Float": "x.dtype",
+    "RuntimeError: Expected all tensors to be on the same device, but found at least two devices": "to(device)",
+    "PicklingError: Can't pickle <function c>: it's not the same object": "state_dict",
+    "RuntimeError: element 0 of tensors does not require grad and does not have a grad_fn": "torch.stack",
+    "RuntimeError: Can't call numpy() on Tensor that requires grad. Use tensor.detach().numpy() instead.": "torch's",
+    "ValueError: Expected more than 1 value per channel when training": "last batch",
+}
+
+
+@pytest.mark.parametrize("message", MESSAGES)
+def test_known_messages_are_explained(message):
+    name, _, text = message.partition(": ")
+    assert MESSAGES[message] in explain(type(name, (Exception,), {})(text)).fix
+
+
+def test_an_unknown_message_is_told_as_it_is():
+    assert "xyzzy" in explain(KeyError("xyzzy")).evidence and "not one the doctor knows" in explain(KeyError("x")).cause
+
+
+def test_a_zero_head_is_no_fault_but_a_dead_relu_is():
+    late = nn.Sequential(nn.Linear(8, 4), nn.Tanh(), nn.Linear(4, 2))
+    nn.init.zeros_(late[2].weight)
+    dead = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2))
+    nn.init.constant_(dead[0].bias, -1e3)
+    assert diagnose(late, points()).verdict("gradient_reaches") == "ok"
+    assert diagnose(dead, points()).verdict("gradient_reaches") == "fail"
+
+
+def test_a_straight_through_step_is_no_fault():
+    class Straight(nn.Module):
+        def forward(self, x):
+            return x + (x.sign() - x).detach()
+
+    model = nn.Sequential(nn.Linear(8, 4), Straight(), nn.Linear(4, 2))
+    assert diagnose(model, points(), checks=["differentiable"]).failed == []
+
+
+def test_a_trained_circuit_that_matters_is_said_to_matter():
+    found = diagnose(**case(head(angle_init=1.0), history=faults.history()))
+    (finding,) = [f for f in found if f.check == "zeroed_angles"]
+    assert finding.verdict == "ok" and "change" in finding.evidence
+
+
+def test_budget_of_travel_is_the_sum_of_the_rates_the_scheduler_sets():
+    model = head()
+    optimizer = faults.adam(model, angles=0.04)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 10, 0.1)
+    data = {"train": points(n=40)[0]}  # 10 steps of 4 an epoch
+    found = diagnose(model, points(), optimizer=optimizer, scheduler=scheduler, data=data, epochs=30)
+    expected = 0.04 * 10 * (10 + 1 + 0.1)
+    assert f"about {expected:.2g} rad" in next(f.evidence for f in found if f.check == "travel")
+
+
+SOURCE = """
+import torch
+from torch import nn
+
+def make():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 2){softmax})
+    return model, (torch.randn(6, 4), torch.arange(6) % 2)
+
+number = 3
+"""
+
+
+def test_the_command_line_ends_with_1_where_a_check_fails(tmp_path, capsys):
+    for text, code in ((", nn.Softmax(-1)", 1), ("", 0)):
+        (tmp_path / "model.py").write_text(SOURCE.format(softmax=text))
+        assert main(["doctor", f"{tmp_path}/model.py:make"]) == code
+    assert "softmax twice" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("target", ["nowhere.py:make", "model.py", "{}/model.py:other", "{}/model.py:number"])
+def test_the_command_line_says_what_it_could_not_find(target, tmp_path, capsys):
+    (tmp_path / "model.py").write_text(SOURCE.format(softmax=""))
+    assert main(["doctor", target.format(tmp_path)]) == 2
+    assert "doctor:" in capsys.readouterr().err
