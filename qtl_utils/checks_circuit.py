@@ -219,8 +219,8 @@ def _is_plain(value) -> bool:
 def _changed_by_loading(p: Patient, state: dict, before: torch.Tensor) -> bool:
     """Whether a model whose tensors were spoilt gives other outputs after its state_dict is loaded back."""
     with p.kept():
-        for tensor in [*p.model.parameters(), *p.model.buffers()]:
-            if tensor.is_floating_point():
+        for name, tensor in [*p.model.named_parameters(), *p.model.named_buffers()]:
+            if name in state and tensor.is_floating_point():
                 tensor.data.add_(1.0)
         p.model.load_state_dict(state)
         after = p.model(p.images).detach()

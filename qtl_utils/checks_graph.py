@@ -106,7 +106,7 @@ def saturation(p: Patient) -> Finding:
     "size of the circuit's gradient at the start",
     section="optimisation#plateau",
     steps=2 * DRAWS,
-    explained_by=("differentiable",),
+    explained_by=("differentiable", "saturation"),
 )
 def plateau(p: Patient) -> Finding:
     if not p.angles:

@@ -69,54 +69,6 @@ def probabilities(p: Patient) -> Finding:
 
 
 @check(
-    "stuck_loss",
-    "whether the loss leaves ln(classes)",
-    section="optimisation#stuck",
-    steps=20,
-    explained_by=(
-        "differentiable",
-        "gradient_reaches",
-        "plateau",
-        "probabilities",
-        "batch",
-        "gradient_correct",
-        "shot_noise",
-        "saturation",
-    ),
-)
-def stuck_loss(p: Patient) -> Finding:
-    classes = p.seen.output.shape[-1] if p.seen.output.dim() > 1 else 2
-    chance = math.log(max(classes, 2))
-    if p.history is not None and "train_loss" in p.history:
-        losses = p.history["train_loss"].to_numpy(float)
-        evidence = f"training loss {losses[0]:.3f} to {losses[-1]:.3f}, ln({classes}) = {chance:.3f}"
-        if len(losses) > 2 and abs(losses[-3:] - chance).max() < 0.02 * chance:
-            cause = "outputs say nothing about the classes: features without information, or steps too small"
-            return fail(evidence, cause, "check that the backbone is pretrained, then a larger learning rate")
-        return ok(evidence)
-    before, after = _short_training(p)
-    evidence = f"20 steps of Adam on one batch: loss {before:.3f} to {after:.3f}, ln({classes}) = {chance:.3f}"
-    if after > before - 0.02 * abs(before):
-        cause = "the model cannot even learn one batch by heart"
-        return fail(evidence, cause, "look at the gradients layer by layer; check the scale of features and weights")
-    return ok(evidence)
-
-
-def _short_training(p: Patient, steps: int = 20) -> tuple[float, float]:
-    with p.kept():
-        _as_for_training(p)
-        own, losses = torch.optim.Adam(p.trainable.values(), lr=0.02), []
-        for _ in range(steps):
-            loss, grads = p.gradients()
-            for name, q in p.trainable.items():
-                q.grad = grads[name]
-            own.step()
-            losses.append(float(loss))
-        losses.append(float(p.loss(p.model(p.images), p.labels)))
-    return losses[0], min(losses[-5:])
-
-
-@check(
     "updates",
     "how much one step changes each group",
     section="optimisation#groups",
@@ -195,6 +147,56 @@ def _rate_sums(p: Patient, epochs: int) -> list[float]:
             if scheduler is not None and not isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
                 scheduler.step()
     return sums.tolist()
+
+
+@check(
+    "stuck_loss",
+    "whether the loss leaves ln(classes)",
+    section="optimisation#stuck",
+    steps=20,
+    explained_by=(
+        "differentiable",
+        "gradient_reaches",
+        "plateau",
+        "probabilities",
+        "batch",
+        "gradient_correct",
+        "shot_noise",
+        "saturation",
+        "updates",
+        "travel",
+    ),
+)
+def stuck_loss(p: Patient) -> Finding:
+    classes = p.seen.output.shape[-1] if p.seen.output.dim() > 1 else 2
+    chance = math.log(max(classes, 2))
+    if p.history is not None and "train_loss" in p.history:
+        losses = p.history["train_loss"].to_numpy(float)
+        evidence = f"training loss {losses[0]:.3f} to {losses[-1]:.3f}, ln({classes}) = {chance:.3f}"
+        if len(losses) > 2 and abs(losses[-3:] - chance).max() < 0.02 * chance:
+            cause = "outputs say nothing about the classes: features without information, or steps too small"
+            return fail(evidence, cause, "check that the backbone is pretrained, then a larger learning rate")
+        return ok(evidence)
+    before, after = _short_training(p)
+    evidence = f"20 steps of Adam on one batch: loss {before:.3f} to {after:.3f}, ln({classes}) = {chance:.3f}"
+    if after > before - 0.02 * abs(before):
+        cause = "the model cannot even learn one batch by heart"
+        return fail(evidence, cause, "look at the gradients layer by layer; check the scale of features and weights")
+    return ok(evidence)
+
+
+def _short_training(p: Patient, steps: int = 20) -> tuple[float, float]:
+    with p.kept():
+        _as_for_training(p)
+        own, losses = torch.optim.Adam(p.trainable.values(), lr=0.02), []
+        for _ in range(steps):
+            loss, grads = p.gradients()
+            for name, q in p.trainable.items():
+                q.grad = grads[name]
+            own.step()
+            losses.append(float(loss))
+        losses.append(float(p.loss(p.model(p.images), p.labels)))
+    return losses[0], min(losses[-5:])
 
 
 @check("zeroed_angles", "whether the trained angles matter", section="optimisation#travel", explained_by=("travel",))

@@ -218,6 +218,30 @@ class SimulatorsConfig(Section):
     network_depth: int = Field(6, ge=1, le=1000)
 
 
+class TroubleshootingConfig(Section):
+    """What the notebooks 05_troubleshooting_* look at."""
+
+    dataset: Name | None = None  # of the study; left out: that of the first run with a ResNet, which has BatchNorm
+    backbone: Name | None = None
+    seeds: int = Field(5, ge=2)  # of every comparison of a broken with a mended model
+    steps: int = Field(30, ge=3)  # of training in these comparisons
+    published_images: int = Field(80, ge=16)  # for the model of 2019
+    published_epochs: int = Field(4, ge=3)
+    head_seeds: int = Field(20, ge=2)  # trainings of a head for the notebook on evaluation
+    epochs: int = Field(20, ge=1)
+    batch_size: int = Field(8, ge=1)
+    lr: Rate = 0.01
+    confusion: list[str] = []  # faults and healthy models the doctor is tried on; empty: all
+
+
+TROUBLESHOOTING = {  # theme -> the fields that its notebook is told
+    "gradients": ("dataset", "backbone", "seeds", "steps", "published_images", "published_epochs"),
+    "simulators": ("seeds", "steps"),
+    "optimisation": ("seeds", "steps"),
+    "evaluation": ("dataset", "backbone", "head_seeds", "epochs", "batch_size", "lr", "confusion"),
+}
+
+
 class StudyConfig(Section):
     """One study file."""
 
@@ -229,6 +253,7 @@ class StudyConfig(Section):
     runs: dict[Name, RunConfig] = Field(min_length=1)
     gradients: GradientsConfig | None = GradientsConfig()  # null leaves the notebook out
     simulators: SimulatorsConfig | None = SimulatorsConfig()
+    troubleshooting: TroubleshootingConfig | None = TroubleshootingConfig()
 
     @model_validator(mode="after")
     def _check(self):
@@ -312,6 +337,20 @@ class StudyConfig(Section):
     def simulator_parameters(self) -> dict[str, Any]:
         """What notebook 04 is told."""
         return self.simulators.model_dump() | {"threads": self.threads}
+
+    def troubleshooting_parameters(self, theme: str) -> dict[str, Any]:
+        """What the notebook 05_troubleshooting_<theme> is told; a study without ResNet lends it a random one."""
+        given = self.troubleshooting
+        told = {name: getattr(given, name) for name in TROUBLESHOOTING[theme]} | {"threads": self.threads}
+        if "dataset" not in told:
+            return told
+        runs = [r for r in self.runs.values() if self.backbones[r.backbone].model != "none"] or list(self.runs.values())
+        norms = [r for r in runs if self.backbones[r.backbone].model.startswith("resnet")]
+        dataset = given.dataset or (norms or runs)[0].dataset
+        backbone = given.backbone or (norms[0].backbone if norms else "resnet18-random")
+        lent = BackboneConfig(model="resnet18", init="random")
+        told |= {"dataset": dataset, "backbone": backbone, "data": self.datasets[dataset].model_dump()}
+        return told | {"backbone_settings": self.backbones.get(backbone, lent).model_dump()}
 
 
 def unknown_name(kind: str, name: str, known: Collection[str]) -> str:

@@ -248,3 +248,31 @@ def flow(table: pd.DataFrame) -> Figure:
     shown = [stage for stage in STAGES if stage in set(table["stage"])]
     _legend(figure, [Line2D([], [], ls="", marker="o", color=STAGES[s]) for s in shown], shown)
     return figure
+
+
+VERDICTS = {"fail": VERMILION, "warn": ORANGE, "ok": "#CCEBDD", "skipped": "#EEEEEE"}
+
+
+@_styled
+def confusion(trial: pd.DataFrame, expected: dict[str, str]) -> Figure:
+    """Models (rows) against checks (columns), coloured by verdict; `expected`: the check that must find a model."""
+    figure = Figure(figsize=(WIDTH, 1.6 + 0.155 * len(trial)))
+    ax = figure.subplots()
+    for row, (name, verdicts) in enumerate(trial.iterrows()):
+        for column, (check, verdict) in enumerate(verdicts.items()):
+            wanted = expected.get(name) == check
+            frame = {"ec": BLACK, "lw": 1.3, "zorder": 2} if wanted else {"ec": "white", "lw": 0.6}
+            ax.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fc=VERDICTS[verdict], **frame))
+    ax.set_xlim(-0.5, trial.shape[1] - 0.5)
+    ax.set_ylim(len(trial) - 0.5, -0.5)
+    ax.set_xticks(range(trial.shape[1]), [c.replace("_", " ") for c in trial], rotation=60, ha="left", size=6.5)
+    ax.set_yticks(range(len(trial)), [name.replace("_", " ") for name in trial.index], size=6.5)
+    ax.xaxis.tick_top()
+    ax.tick_params(length=0)
+    ax.grid(False)
+    healthy = [i for i, name in enumerate(trial.index) if name not in expected]
+    if healthy and healthy[0]:
+        ax.axhline(healthy[0] - 0.5, color=GREY, lw=1)
+    ax.spines[:].set_visible(False)
+    _legend(figure, [Patch(fc=colour, ec=GREY, lw=0.4) for colour in VERDICTS.values()], list(VERDICTS))
+    return figure
