@@ -51,7 +51,7 @@ def forward(p: Patient) -> Finding:
     return ok(f"loss {loss:.4f}, outputs {tuple(p.seen.output.shape)}, a step takes {p.step_seconds:.3f} s")
 
 
-@check("dtypes", "precision through the model", section="simulators#dtype")
+@check("dtypes", "precision through the model", section="simulators#precision")
 def dtypes(p: Patient) -> Finding:
     own = {q.dtype for q in p.model.parameters() if q.is_floating_point()}
     changes = [(name, a, b) for name, a, b in p.seen.dtypes if a != b and b.itemsize > a.itemsize]

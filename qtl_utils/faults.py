@@ -339,6 +339,15 @@ def unseeded(broken):
     return case(make)
 
 
+@fault(13, "precision", "float64 creeps in behind the circuit", "dtypes", "simulators", f"{PENNYLANE}5977")
+def precision(broken):
+    def gather(out, x):
+        return torch.stack(out, dim=-1) if broken else torch.stack(out, dim=-1).to(x.dtype)
+
+    model = dressed(Circuit(gather=gather))
+    return case(nn.Sequential(*model[:3], model[3].double() if broken else model[3]))
+
+
 @fault(16, "few_shots", "shot noise drowns the gradient", "shot_noise", "simulators")
 def few_shots(broken):
     circuit = node(method="parameter-shift", shots=4 if broken else 2_000)

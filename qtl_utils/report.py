@@ -18,6 +18,7 @@ from qtl_utils.environment import describe
 from qtl_utils.paths import PROJECT, atomic
 
 SOURCES = PROJECT / "report"
+PAGE = re.compile(r"href='(05_\w+)\.ipynb#")  # the doctor's links, in outputs
 LINK = re.compile(r"(?<!!)\[([^\]]+)\]\((?!https?:|#)([^)\s]+)\)")  # [text](file), not pictures or addresses
 
 
@@ -134,6 +135,10 @@ def _copy_notebook(source: Path, target: Path, name: Path, notebooks: list[Path]
             cell["source"] = LINK.sub(lambda link: _relink(link, name, notebooks), "".join(cell["source"]))
             heading = re.match(r"# (.+)", cell["source"])
             title = heading[1] if heading else title
+        for output in cell.get("outputs", []):
+            page = output.get("data", {}).get("text/html")
+            if page is not None:
+                output["data"]["text/html"] = PAGE.sub(r"href='\1.html#", "".join(page))
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(notebook), encoding="utf-8")
     return title

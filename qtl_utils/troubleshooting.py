@@ -8,6 +8,7 @@ import copy
 import dataclasses
 import html
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -244,7 +245,8 @@ def gained(name: str, seeds: int = 5, steps: int = 30) -> list[dict[str, object]
     """
     rows = []
     for measure in MEASURES[name]:
-        with kept_random():
+        with kept_random(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             found = [[measure.function(FAULTS[name], b, s, steps) for b in (True, False)] for s in range(seeds)]
         broken, mended = np.array(found).T
         row = {"fault": name, "quantity": measure.quantity, "broken": broken.mean(), "mended": mended.mean()}
@@ -253,14 +255,12 @@ def gained(name: str, seeds: int = 5, steps: int = 30) -> list[dict[str, object]
 
 
 def sentence(row: dict[str, object]) -> str:
-    """A row of `gained` in words that say no more than its interval."""
+    """A row of `gained` or `estimated` in words that say no more than its interval."""
     head = f"{row['fault'].replace('_', ' ')}, {row['quantity']}: "
     if "broken" in row:
         head += f"{row['broken']:.3g} broken, {row['mended']:.3g} mended; "
-    value = f"{row['change']:.3g} [{row['low']:.3g}, {row['high']:.3g}] over {row['n']} seeds"
-    if row["ratio"]:
-        return f"{head}a factor of {value}, {row['reading']}."
-    return f"{head}a change of {value}, {row['reading']}."
+    head += "a factor of " if row["ratio"] else "a difference of "
+    return f"{head}{row['change']:.3g} [{row['low']:.3g}, {row['high']:.3g}] over {row['n']} seeds: {row['reading']}."
 
 
 def change(values: np.ndarray, ratio: bool = False) -> dict[str, object]:
@@ -269,10 +269,10 @@ def change(values: np.ndarray, ratio: bool = False) -> dict[str, object]:
     low, high = stats.t_interval(mean, deviation / np.sqrt(n), n - 1) if deviation > 0 else (mean, mean)
     if n < 2:
         low = high = np.nan
-    reading = "larger" if low > 0 else "smaller" if high < 0 else "not distinguishable"
+    more, less = ("less", "more") if ratio else ("more", "less")
+    reading = f"{more} once mended" if low > 0 else f"{less} once mended" if high < 0 else "not distinguishable"
     if ratio:
         mean, low, high = np.exp([mean, low, high])
-        reading = {"larger": "less once mended", "smaller": "more once mended"}.get(reading, reading)
     return {"change": mean, "low": low, "high": high, "n": n, "ratio": ratio, "reading": reading}
 
 
@@ -312,7 +312,7 @@ class Ward:
 
 def gains_table(rows: Sequence[dict[str, object]]) -> pd.DataFrame:
     """Rows of `gained` and its like as a table."""
-    columns = ["fault", "quantity", "broken", "mended", "change", "low", "high", "n", "ratio", "reading"]
+    columns = ["fault", "quantity", "broken", "mended", "change", "low", "high", "n", "reading"]
     return pd.DataFrame(rows).reindex(columns=columns)
 
 
@@ -339,8 +339,7 @@ def estimated(name: str, quantity: str, values: np.ndarray, fit: Fit, inputs: In
     index = pd.MultiIndex.from_tuples([(r.seed, r.split) for r in fit.replicas], names=["seed", "split"])
     sizes = [len(inputs.splits.indices(0, subset)) for subset in ("test", "train")]
     found = stats.estimate(pd.Series(values, index=index), sizes[0] / sizes[1])
-    apart = found.low > 0 or found.high < 0
-    reading = ("larger" if found.value > 0 else "smaller") if apart else "not distinguishable"
+    reading = "above zero" if found.low > 0 else "below zero" if found.high < 0 else "not distinguishable from zero"
     row = {"fault": name, "quantity": quantity, "change": found.value, "low": found.low, "high": found.high}
     return row | {"n": found.n_seeds, "ratio": False, "reading": reading}
 
@@ -399,7 +398,8 @@ def batchnorm_gain(inputs: Inputs, backbone: Backbone, config: TrainConfig, seed
         mixed.append(rows)
     found = {}
     for name, features in (("train mode", torch.stack(mixed)), ("eval mode", clean)):
-        fit = _fit(dataclasses.replace(inputs, features=features), config, seeds, "C")
+        plain = config.model_copy(update={"feature_scaling": "none"})
+        fit = _fit(dataclasses.replace(inputs, features=features), plain, seeds, "C")
         found[name] = _test_accuracy(fit, inputs)
     values = found["eval mode"] - found["train mode"]
     row = estimated("batchnorm", "test accuracy: eval mode minus train mode", values, fit, inputs)

@@ -7,7 +7,16 @@ import re
 
 import pytest
 
-from qtl_utils.config import GradientsConfig, RunConfig, SimulatorsConfig, load_study
+from qtl_utils.config import (
+    TROUBLESHOOTING,
+    GradientsConfig,
+    RunConfig,
+    SimulatorsConfig,
+    TroubleshootingConfig,
+    load_study,
+)
+from qtl_utils.doctor import CHECKS, KNOWN_ERRORS, diagnose
+from qtl_utils.faults import FAULTS, head, points
 from qtl_utils.notebook import check_parameters, declared_parameters, modules_used
 from qtl_utils.paths import PROJECT
 
@@ -28,7 +37,7 @@ def syntax(path):
 
 
 def test_there_are_notebooks():
-    assert {f"0{i}" for i in (1, 2, 3, 4, 7)} <= {path.stem[:2] for path in NOTEBOOKS}
+    assert {f"0{i}" for i in (1, 2, 3, 4, 5, 7)} <= {path.stem[:2] for path in NOTEBOOKS}
 
 
 @every_notebook
@@ -108,6 +117,9 @@ def test_notebooks_declare_what_the_studies_tell_them(study):
         check_parameters(FOLDER / "02_train_variant.ipynb", study.run_parameters(run))
     check_parameters(FOLDER / "03_gradient_diagnostics.ipynb", study.gradient_parameters())
     check_parameters(FOLDER / "04_simulator_algorithms.ipynb", study.simulator_parameters())
+    for theme in TROUBLESHOOTING:
+        path = FOLDER / f"05_troubleshooting_{theme}.ipynb"
+        check_parameters(path, study.troubleshooting_parameters(theme))
 
 
 @pytest.mark.parametrize(
@@ -118,3 +130,28 @@ def test_defaults_of_a_notebook_are_those_of_a_study(notebook, section):
     declared = declared_parameters(FOLDER / f"{notebook}.ipynb")
     expected = {name: value for name, value in section().model_dump().items() if value is not None}
     assert {name: declared[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize("theme", TROUBLESHOOTING)
+def test_defaults_of_a_troubleshooting_notebook_are_those_of_a_study(theme):
+    declared = declared_parameters(FOLDER / f"05_troubleshooting_{theme}.ipynb")
+    given = TroubleshootingConfig().model_dump()
+    expected = {name: given[name] for name in TROUBLESHOOTING[theme] if given[name] is not None}
+    assert {name: declared[name] for name in expected} == expected
+
+
+def anchors():
+    for theme in TROUBLESHOOTING:
+        text = (FOLDER / f"05_troubleshooting_{theme}.ipynb").read_text()
+        yield from (f"{theme}#{name}" for name in re.findall(r'<a id=\\"(\w+)\\"></a>', text))
+
+
+def test_every_check_and_known_error_leads_to_a_section_that_exists():
+    diagnose(head("C"), points(), checks=[])  # fills the registry
+    sections = {check.section for check in CHECKS.values()} | {known.section for known in KNOWN_ERRORS}
+    assert sections <= set(anchors())
+
+
+def test_every_fault_is_treated_in_the_notebook_of_its_theme():
+    for name, fault in FAULTS.items():
+        assert f'ward.treat(\\"{name}\\")' in (FOLDER / f"05_troubleshooting_{fault.theme}.ipynb").read_text()
