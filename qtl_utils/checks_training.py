@@ -1,6 +1,7 @@
 """Checks of the doctor: loss, learning rates and schedule, and what is reported in the end."""
 
 import hashlib
+import itertools
 import math
 from pathlib import Path
 
@@ -252,14 +253,12 @@ def leakage(p: Patient) -> Finding:
     if p.scaler is not None and "train" in samples and (finding := _fitted_on_all(p.scaler, samples)) is not None:
         return finding
     hashes = {name: [_hash(sample) for sample in values] for name, values in samples.items()}
-    for a in hashes:
-        for b in hashes:
-            shared = set(hashes[a]) & set(hashes[b]) if a < b else set()
-            if shared:
-                n = sum(h in shared for h in hashes[b])
-                evidence = f"{n} of {len(hashes[b])} samples of {b} are also in {a}"
-                cause = "the same images under several names, or augmented copies made before the split"
-                return fail(evidence, cause, "split first; keep copies of an image in one subset")
+    known = {name: set(values) for name, values in hashes.items()}
+    for a, b in itertools.combinations(hashes, 2):
+        if n := len([h for h in hashes[b] if h in known[a]]):
+            cause = "the same images under several names, or augmented copies made before the split"
+            evidence = f"{n} of {len(hashes[b])} samples of {b} are also in {a}"
+            return fail(evidence, cause, "split first; keep copies of an image in one subset")
     sizes = ", ".join(f"{name} {len(values)}" for name, values in samples.items())
     return ok(f"no sample is in two subsets ({sizes})")
 

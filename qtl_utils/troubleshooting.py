@@ -61,12 +61,12 @@ class Treatment:
 
 
 def treat(name: str, seed: int = 0) -> Treatment:
-    """Diagnoses the fault `name`, broken and mended."""
-    fault, found = FAULTS[name], []
-    for make in (fault.broken, fault.mended):
-        torch.manual_seed(seed)
-        found.append(diagnose(**make()))
-    return Treatment(fault, *found)
+    """Diagnoses the fault `name` with every check, and the mended model with the one that found it."""
+    fault = FAULTS[name]
+    torch.manual_seed(seed)
+    before = diagnose(**fault.broken())
+    torch.manual_seed(seed)
+    return Treatment(fault, before, diagnose(**fault.mended(), checks=[fault.check]))
 
 
 def confusion(names: Sequence[str] | None = None) -> pd.DataFrame:
@@ -260,7 +260,8 @@ def sentence(row: dict[str, object]) -> str:
     if "broken" in row:
         head += f"{row['broken']:.3g} broken, {row['mended']:.3g} mended; "
     head += "a factor of " if row["ratio"] else "a difference of "
-    return f"{head}{row['change']:.3g} [{row['low']:.3g}, {row['high']:.3g}] over {row['n']} seeds: {row['reading']}."
+    interval = f" [{row['low']:.3g}, {row['high']:.3g}]" if np.isfinite(row["low"]) else ", without an interval"
+    return f"{head}{row['change']:.3g}{interval} over {row['n']} seeds: {row['reading']}."
 
 
 def change(values: np.ndarray, ratio: bool = False) -> dict[str, object]:
