@@ -355,9 +355,12 @@ def gradient_correct(p: Patient) -> Finding:
     with p.kept():
         try:
             p.model.double()
-            reference = _differences(p, chosen, images.double(), labels, 1e-5)
+            precise = images.double(), labels.double() if labels.is_floating_point() else labels
+            if p.loss(p.model(precise[0]), precise[1]).dtype != torch.float64:
+                raise TypeError("a step in between is float32")
+            reference = _differences(p, chosen, *precise, 1e-5)
             tolerance, precision = 0.02, "float64"
-        except Exception:  # a circuit or a bridge that is float32 only
+        except Exception:  # a circuit, a bridge or a loss that is float32 only
             reference, tolerance, precision = None, 0.1, "float32"
     if reference is None:
         reference = _differences(p, chosen, images, labels, 1e-2)

@@ -169,21 +169,28 @@ def _rate_sums(p: Patient, epochs: int) -> list[float]:
     ),
 )
 def stuck_loss(p: Patient) -> Finding:
-    classes = p.seen.output.shape[-1] if p.seen.output.dim() > 1 else 2
-    chance = math.log(max(classes, 2))
+    chance, told = _chance(p)
     if p.history is not None and "train_loss" in p.history:
         losses = p.history["train_loss"].to_numpy(float)
-        evidence = f"training loss {losses[0]:.3f} to {losses[-1]:.3f}, ln({classes}) = {chance:.3f}"
-        if len(losses) > 2 and abs(losses[-3:] - chance).max() < 0.02 * chance:
+        evidence = f"training loss {losses[0]:.3f} to {losses[-1]:.3f}{told}"
+        if chance and len(losses) > 2 and abs(losses[-3:] - chance).max() < 0.02 * chance:
             cause = "outputs say nothing about the classes: features without information, or steps too small"
             return fail(evidence, cause, "check that the backbone is pretrained, then a larger learning rate")
         return ok(evidence)
     before, after = _short_training(p)
-    evidence = f"20 steps of Adam on one batch: loss {before:.3f} to {after:.3f}, ln({classes}) = {chance:.3f}"
-    if after > before - 0.02 * abs(before):
+    evidence = f"20 steps of Adam on one batch: loss {before:.3f} to {after:.3f}{told}"
+    if after > before - 0.02 * abs(before) and not before < 0.2 * chance:
         cause = "the model cannot even learn one batch by heart"
         return fail(evidence, cause, "look at the gradients layer by layer; check the scale of features and weights")
     return ok(evidence)
+
+
+def _chance(p: Patient) -> tuple[float, str]:
+    """The cross-entropy of outputs that say nothing, and how to call it; 0 for another loss."""
+    if not isinstance(p.loss, nn.CrossEntropyLoss) or p.seen.output.dim() < 2:
+        return 0.0, ""
+    classes = p.seen.output.shape[1]
+    return math.log(classes), f", ln({classes}) = {math.log(classes):.3f}"
 
 
 def _short_training(p: Patient, steps: int = 20) -> tuple[float, float]:
@@ -211,9 +218,13 @@ def zeroed_angles(p: Patient) -> Finding:
         for q in p.angles.values():
             q.data = torch.zeros_like(q)
         after = p.model(p.images).detach()
-    changed = (before.argmax(-1) != after.argmax(-1)).double().mean().item()
-    moved = (softmax(before, -1) - softmax(after, -1)).abs().mean().item()
-    evidence = f"all angles at zero change {changed:.0%} of the decisions and probabilities by {moved:.3f}"
+    if isinstance(p.loss, nn.CrossEntropyLoss):
+        changed = (before.argmax(-1) != after.argmax(-1)).double().mean().item()
+        moved = (softmax(before, -1) - softmax(after, -1)).abs().mean().item()
+        evidence = f"all angles at zero change {changed:.0%} of the decisions and probabilities by {moved:.3f}"
+    else:
+        changed, moved = 0.0, ((before - after).norm() / before.norm().clamp(min=1e-12)).item()
+        evidence = f"all angles at zero change the outputs by {moved:.1%}"
     if changed == 0 and moved < 0.01:
         cause = "what was learned is in the classical layers"
         return warn(evidence, cause, "train without the circuit as a control; a larger learning rate for the angles")

@@ -621,6 +621,11 @@ def _tiny_vit() -> nn.Module:
     return VisionTransformer(image_size=32, patch_size=8, num_classes=2, **size)
 
 
+def _one_output(loss: nn.Module) -> dict:
+    samples, labels = points()
+    return case(dressed(Circuit(), classes=1), (samples, labels.float().unsqueeze(1)), loss=loss)
+
+
 HEALTHY: dict[str, Callable[[], dict]] = {
     "A": lambda: _trained_like(head()),
     "A-joint": lambda: _joint(False, "A"),
@@ -635,5 +640,7 @@ HEALTHY: dict[str, Callable[[], dict]] = {
     "lightning.qubit": lambda: case(head(backend="lightning.qubit")),
     "ResNet18": lambda: case(resnet18(num_classes=2), images()),
     "VisionTransformer": lambda: case(_tiny_vit(), images()),
+    "regression": lambda: _one_output(nn.MSELoss()),
+    "sigmoid": lambda: _one_output(nn.BCEWithLogitsLoss()),
     "MLP": lambda: case(nn.Sequential(nn.Linear(N_FEATURES, 16), nn.ReLU(), nn.Linear(16, 2))),
 }

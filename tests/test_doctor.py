@@ -229,3 +229,20 @@ def test_the_command_line_says_what_it_could_not_find(target, tmp_path, capsys):
     (tmp_path / "model.py").write_text(SOURCE.format(softmax=""))
     assert main(["doctor", target.format(tmp_path)]) == 2
     assert "doctor:" in capsys.readouterr().err
+
+
+def test_a_model_that_has_learned_its_batch_is_not_called_stuck():
+    model = nn.Sequential(nn.Linear(8, 2))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    for _ in range(300):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(points()[0]), points()[1]).backward()
+        optimizer.step()
+    assert diagnose(model, points()).verdict("stuck_loss") == "ok"
+
+
+def test_zeroed_angles_of_a_regression_are_judged_by_its_outputs():
+    told = HEALTHY["regression"]() | {"history": faults.history()}
+    told["model_or_factory"][2].weights.data.mul_(5)
+    (finding,) = [f for f in diagnose(**told) if f.check == "zeroed_angles"]
+    assert finding.verdict == "ok" and "outputs by" in finding.evidence

@@ -12,6 +12,7 @@ from PIL import Image
 
 from qtl_utils import circuits, heads
 from qtl_utils.config import load_study
+from qtl_utils.faults import FAULTS, HEALTHY
 from qtl_utils.heads import HeadSettings, count_parameters, make_head
 from qtl_utils.paths import PROJECT
 
@@ -72,3 +73,13 @@ def test_the_benchmarks_are_those_of_the_reference_results(module, table, monkey
 def test_the_advice_on_methods_is_that_of_the_reference_results():
     advice = pd.read_csv(PROJECT / "results" / "reference" / "default" / "tables" / "simulator_advice.csv", dtype=str)
     assert len(advice) and all(f"| {' | '.join(row)} |\n" in TEXT for row in advice.itertuples(index=False))
+
+
+def test_the_trial_of_the_doctor_is_that_of_the_reference_results():
+    table = PROJECT / "results" / "reference" / "default" / "tables" / "doctor_confusion.csv"
+    trial = pd.read_csv(table).set_index("model")
+    assert set(trial.index) == set(FAULTS) | set(HEALTHY)
+    alarms = trial.isin(["fail", "warn"])
+    assert all(list(alarms.columns[alarms.loc[name]]) == [fault.check] for name, fault in FAULTS.items())
+    assert not alarms.loc[list(HEALTHY)].any().any()
+    assert f"{len(FAULTS)} faults" in TEXT and f"{len(HEALTHY)} healthy models" in TEXT

@@ -91,6 +91,14 @@ def test_links_between_notebooks_lead_to_their_pages(report):
     assert "README.md" not in page
 
 
+def test_links_of_the_doctor_lead_to_pages_of_the_report(tmp_path):
+    told = nbformat.v4.new_output("display_data", data={"text/html": "<a href='05_troubleshooting_x.ipynb#dead'>"})
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x", outputs=[told])])
+    nbformat.write(book, tmp_path / "a.ipynb")
+    _copy_notebook(tmp_path / "a.ipynb", tmp_path / "b.ipynb", Path("a.ipynb"), [])
+    assert "05_troubleshooting_x.html#dead" in (tmp_path / "b.ipynb").read_text()
+
+
 def test_pages_load_only_files_that_lie_beside_them(report):
     for page in pages(report):
         for resource in Resources(page).found:

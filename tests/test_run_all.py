@@ -62,7 +62,7 @@ def refuse(done, code, text):
 def test_help_names_every_command():
     done = run_all(PROJECT, "--help")
     assert done.returncode == 0
-    for word in ("test", "lab", "report", "verify", "--cores", "--dry-run", "--set", "--cpu", "--profile"):
+    for word in ("test", "lab", "report", "verify", "doctor", "--cores", "--dry-run", "--set", "--cpu", "--profile"):
         assert word in done.stdout
 
 
