@@ -11,7 +11,7 @@ import pytest
 from browser import browser, find_chromium
 from toy_project import write_notebook
 
-from qtl_utils.report import _read_table, build_report, executed_notebooks, source_hashes
+from qtl_utils.report import _copy_notebook, _read_table, build_report, executed_notebooks, source_hashes
 
 STUDY = {
     "name": "toy",
