@@ -45,10 +45,7 @@ class Trained:
     travel: pd.DataFrame  # a row per replica and stage: see Travel.table
     inputs: Inputs
     config: TrainConfig
-
-    def build(self, seed: int) -> nn.Module:
-        """The head of `seed` as its training started."""
-        return make_head(self.variant, head_settings(self.inputs, self.config), seed)
+    build: Callable[[int], nn.Module]  # the head of a seed as its training started
 
     def logits(self, weights: Weights | None = None, features: torch.Tensor | None = None) -> np.ndarray:
         """Logits (R, N, K) with other weights than the trained ones, or on other features."""
@@ -70,16 +67,18 @@ def train_variant(
     config: TrainConfig,
     rates: Sequence[Rates] | None = None,
     trains: Callable[[int], frozenset] | None = None,
+    build: Callable[[int], nn.Module] | None = None,
 ) -> Trained:
     """`variant` trained with every seed and every one of `rates` (the study's own), and its travel.
 
     `trains(epoch)`, where given: which of "classical" and "quantum" learn in that epoch; see `pace`.
+    `build(seed)`: a head in the place of the variant's.
     """
+    build = build or partial(make_head, variant, head_settings(inputs, config))
     replicas = make_replicas(range(config.seeds), inputs.splits.n_splits, rates or [own_rates(config)])
     watch, hook = Travel(), pace(trains, config) if trains else None
-    fit = fit_frozen(variant, inputs, config, replicas, find_device(config.device), watch=watch, pace=hook)
-    head = make_head(variant, head_settings(inputs, config), 0)
-    return Trained(variant, fit, watch.table(head), inputs, config)
+    fit = fit_frozen(variant, inputs, config, replicas, find_device(config.device), build, watch=watch, pace=hook)
+    return Trained(variant, fit, watch.table(build(0)), inputs, config, build)
 
 
 def own_rates(config: TrainConfig, classical: float = 1.0, quantum: float = 1.0) -> Rates:

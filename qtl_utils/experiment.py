@@ -216,12 +216,17 @@ def fit_variant(variant: str, inputs: Inputs, config: TrainConfig, *, folder: Pa
     return join_fits(fits)
 
 
-def fit_frozen(variant, inputs: Inputs, config: TrainConfig, replicas: Sequence[Replica], device, **hooks) -> Fit:
-    """Trains a head on the frozen features of `inputs` for all `replicas`; `hooks`: pace and watch of `fit_heads`."""
+def fit_frozen(
+    variant, inputs: Inputs, config: TrainConfig, replicas: Sequence[Replica], device, build=None, **hooks
+) -> Fit:
+    """Trains a head on the frozen features of `inputs` for all `replicas`.
+
+    `build(seed)`: a head in the place of the variant's; `hooks`: pace and watch of `fit_heads`.
+    """
     if device.type == "mps":  # heads sum up in double precision, which it has not
         device = torch.device("cpu")
     features = head_features(inputs, config)
-    settings, build, orders = head_settings(inputs, config), None, random_orders
+    settings, orders = head_settings(inputs, config), random_orders
     if config.start == "published-2d":
         orders = partial(published.orders, runs_before=published.runs_before(variant))
         build = lambda seed: published.initialise(make_head(variant, settings, seed), seed)  # noqa: E731
