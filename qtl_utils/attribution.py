@@ -95,6 +95,12 @@ def refusals(variants: Sequence[str], inputs: Inputs, config: TrainConfig) -> di
     return found
 
 
+def train_ladder(inputs: Inputs, config: TrainConfig, variants: Sequence[str]) -> dict[str, Trained]:
+    """Those of `variants` that `refusals` does not refuse, trained on the same seeds and splits."""
+    reasons = refusals(variants, inputs, config)
+    return {name: train_variant(name, inputs, config) for name in variants if not reasons[name]}
+
+
 # ---- travel ---------------------------------------------------------------------------------------------------------
 
 
@@ -118,15 +124,17 @@ class Travel:
     def table(self, head: nn.Module) -> pd.DataFrame:
         """A row per replica and stage of `head`, in radians for angles.
 
-        path: sum of |step|, the mean over the stage's parameters; net: |last - first|, their root mean square;
-        largest: the largest net movement of one of them.
+        path: sum of |step|; net: |last - first|, both as root mean squares over the stage's parameters; largest: the
+        largest net movement of one of them.
         """
         where, rows = stage_names(head), []
         for replicas, first, last, path in self.parts:
             for stage, names in where.items():
                 net = torch.cat([(last[n] - first[n]).abs().flatten(1) for n in names], 1).double()
-                length = torch.cat([path[n].flatten(1) for n in names], 1).double().mean(1)
-                values = {"path": length, "net": net.square().mean(1).sqrt(), "largest": net.amax(1)}
+                length = torch.cat([path[n].flatten(1) for n in names], 1).double()
+                values = {"path": length, "net": net}
+                values = {name: value.square().mean(1).sqrt() for name, value in values.items()}
+                values["largest"] = net.amax(1)
                 for i, r in enumerate(replicas):
                     keys = {"seed": r.seed, "split": r.split, "candidate": r.candidate, "stage": stage}
                     rows.append(keys | {name: value[i].item() for name, value in values.items()})
@@ -145,6 +153,15 @@ def nominal(inputs: Inputs, config: TrainConfig, rate: float) -> float:
     """The sum of learning rates over all steps: about how far Adam takes a parameter that always goes one way."""
     steps = math.ceil(len(inputs.splits.indices(0, "train")) / config.batch_size)
     return rate * steps * sum(config.lr_gamma ** (epoch // config.lr_step) for epoch in range(config.epochs))
+
+
+def nominal_by_stage(trained: Trained) -> dict[str, float]:
+    """`nominal` for every stage, at the rates of its first replica."""
+    rates = trained.fit.replicas[0].rates
+    return {
+        stage: nominal(trained.inputs, trained.config, rates.quantum if stage == "circuit" else rates.classical)
+        for stage in dict.fromkeys(trained.travel["stage"])
+    }
 
 
 def saturation(trained: Trained) -> pd.DataFrame:
@@ -190,11 +207,11 @@ def _swapped(trained: Trained, name: str) -> torch.Tensor:
 
 
 ALTERATIONS: dict[str, tuple[str, Callable[[Trained, str], torch.Tensor]]] = {  # arm -> stage, what it becomes
-    "A, angles zeroed": ("circuit", _zeroed),
-    "A, angles reset": ("circuit", _reset),
-    "A, angles swapped": ("circuit", _swapped),
-    "A, pre-layer reset": ("pre-layer", _reset),
-    "A, post-layer reset": ("post-layer", _reset),
+    "A with zeroed angles": ("circuit", _zeroed),
+    "A with reset angles": ("circuit", _reset),
+    "A with swapped angles": ("circuit", _swapped),
+    "A with reset pre-layer": ("pre-layer", _reset),
+    "A with reset post-layer": ("post-layer", _reset),
 }
 
 
@@ -243,11 +260,11 @@ def sweep_tables(swept: Sequence[Trained], factors: Sequence[float]) -> tuple[pd
     for trained in swept:
         candidate = np.array([r.candidate for r in trained.fit.replicas])
         circuit = "circuit" in set(trained.travel["stage"])
-        zeroed = alter(trained, "A, angles zeroed") if circuit else None
+        zeroed = alter(trained, "A with zeroed angles") if circuit else None
         for number, factor in enumerate(factors):
             metrics.append(trained.metrics(where=candidate == number, factor=factor))
             if circuit:
-                metrics.append(trained.metrics("A, angles zeroed", zeroed, candidate == number, factor=factor))
+                metrics.append(trained.metrics("A with zeroed angles", zeroed, candidate == number, factor=factor))
         found = trained.travel.assign(variant=trained.variant)
         travel.append(found.assign(factor=found["candidate"].map(dict(enumerate(factors)))))
     return pd.concat(metrics, ignore_index=True), pd.concat(travel, ignore_index=True)
@@ -348,7 +365,7 @@ def sizes(
             other, keys = config.model_copy(update={field: size}), {"varied": varied, "size": size}
             trained = train_variant("A", inputs, other)
             metrics += [trained.metrics(**keys)]
-            metrics += [trained.metrics("A, angles zeroed", alter(trained, "A, angles zeroed"), **keys)]
+            metrics += [trained.metrics("A with zeroed angles", alter(trained, "A with zeroed angles"), **keys)]
             metrics += [train_variant("A-none", inputs, other).metrics(**keys)]
             travel.append(trained.travel.assign(**keys))
     return pd.concat(metrics, ignore_index=True), pd.concat(travel, ignore_index=True)

@@ -83,7 +83,7 @@ def run_control(task: str, config: TrainConfig, n_samples: int, n_splits: int, s
         trained = train_variant(variant, inputs, config, build=build)
         frames.append(trained.metrics())
         if variant == "A":
-            frames.append(trained.metrics("A, angles zeroed", alter(trained, "A, angles zeroed")))
+            frames.append(trained.metrics("A with zeroed angles", alter(trained, "A with zeroed angles")))
     return pd.concat(frames, ignore_index=True)
 
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -85,6 +85,14 @@ def draw_splits(data: Dataset, config: DataConfig) -> Splits:
         validation=config.validation,
         test=config.test,
     )
+
+
+def with_splits(inputs: Inputs, config: DataConfig, n_splits: int | None) -> Inputs:
+    """`inputs` with `n_splits` splits, of which nothing is kept in files; as they are where that is None."""
+    if n_splits is None:
+        return inputs
+    more = DataConfig(**config.model_dump() | {"n_splits": n_splits})
+    return replace(inputs, splits=draw_splits(inputs.data, more))
 
 
 def open_backbone(config: BackboneConfig, image_size: int, folder: Path, device="cpu") -> Backbone:
