@@ -5,8 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator
+from matplotlib.transforms import ScaledTranslation
 
 from qtl_utils import stats
 from qtl_utils.diagnostic_plots import STAGES
@@ -65,19 +67,32 @@ def travel(table: pd.DataFrame) -> Figure:
                 ax.plot([part[column].median()] * 2, [y + shift - 0.13, y + shift + 0.13], color="black", lw=1.5)
             ax.plot([part["nominal"].iloc[0]] * 2, [y - 0.4, y + 0.4], color="black", ls=":", lw=1.2)
         ax.set(xscale="log", xlabel="movement (radians for angles)")
+        _plain_log(ax.xaxis)
     dots = {"ls": "", "marker": "o", "ms": 4}
     handles = [Line2D([], [], color=VERMILION, **dots), Line2D([], [], color=GREY, **dots)]
     handles += [Line2D([], [], color="black", lw=1.5), Line2D([], [], color="black", ls=":")]
-    _legend(figure, handles, ["net, coloured by stage", "path", "median", "sum of learning rates"])
+    _legend(figure, handles, ["net, by stage", "path", "median", "sum of learning rates"])
     return figure
 
 
-def _curve(ax: Axes, metrics: pd.DataFrame, column: str, variant: str, metric: str = "accuracy") -> None:
-    """Mean and interval of one variant along `column`."""
-    found = stats.summary(metrics[metrics["variant"] == variant], by=[column], metric=metric)
-    style = {"capsize": 2, "ms": 5, "lw": 1, "elinewidth": 0.8, "ls": "--" if variant == _ZEROED else "-"}
-    lengths = np.nan_to_num([found["mean"] - found["low"], found["high"] - found["mean"]]).clip(0)
-    ax.errorbar(found[column], found["mean"], lengths, **style, **look(variant))
+def _curves(ax: Axes, metrics: pd.DataFrame, column: str) -> None:
+    """Mean and interval of every variant along `column`, two points beside each other so that intervals stay apart."""
+    variants = list(dict.fromkeys(metrics["variant"]))
+    for i, variant in enumerate(variants):
+        found = stats.summary(metrics[metrics["variant"] == variant], by=[column])
+        shift = ScaledTranslation((i - (len(variants) - 1) / 2) / 36, 0, ax.figure.dpi_scale_trans)
+        style = {"capsize": 2, "ms": 5, "lw": 1, "elinewidth": 0.8, "ls": "--" if variant == _ZEROED else "-"}
+        lengths = np.nan_to_num([found["mean"] - found["low"], found["high"] - found["mean"]]).clip(0)
+        ax.errorbar(found[column], found["mean"], lengths, transform=ax.transData + shift, **style, **look(variant))
+        for end in (found["mean"] - lengths[0], found["mean"] + lengths[1]):  # what is shifted does not scale the axes
+            ax.plot(found[column], end, alpha=0)
+
+
+def _plain_log(axis: Axis) -> None:
+    """Ticks of a logarithmic axis as plain numbers, also where it spans less than a decade."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_locator(NullLocator())
 
 
 def _log_ticks(ax: Axes, values: Sequence[float]) -> None:
@@ -95,10 +110,9 @@ def _named(figure: Figure, variants: Sequence[str]) -> None:
 def sweep(metrics: pd.DataFrame, travelled: pd.DataFrame, zeroed: pd.DataFrame) -> Figure:
     """Accuracy, movement of the angles and what zeroing them costs, against the factor of the learning rate."""
     variants, factors = list(dict.fromkeys(metrics["variant"])), sorted(set(metrics["factor"]))
-    figure = Figure(figsize=(WIDTH * 0.8, 6.6))
+    figure = Figure(figsize=(WIDTH * 0.9, 6.6))
     top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=[1.4, 1, 1])
-    for variant in variants:
-        _curve(top, metrics, "factor", variant)
+    _curves(top, metrics, "factor")
     top.set_ylabel("test accuracy, last epoch")
     rows = travelled[travelled["stage"] == "circuit"].groupby("factor")[["net", "path", "nominal"]]
     for column, colour, line in (("net", VERMILION, "-"), ("path", GREY, "-"), ("nominal", "black", ":")):
@@ -152,10 +166,9 @@ def benefit(table: pd.DataFrame) -> Figure:
 def curves(metrics: pd.DataFrame, column: str, text: str) -> Figure:
     """Test accuracy with intervals along `column`, a line a variant."""
     variants = list(dict.fromkeys(metrics["variant"]))
-    figure = Figure(figsize=(WIDTH * 0.65, 3.3))
+    figure = Figure(figsize=(WIDTH * 0.8, 3.3))
     ax = figure.subplots()
-    for variant in variants:
-        _curve(ax, metrics, column, variant)
+    _curves(ax, metrics, column)
     ax.set(xlabel=text, ylabel="test accuracy, last epoch")
     _named(figure, variants)
     return figure
@@ -168,13 +181,12 @@ def sizes(metrics: pd.DataFrame, travelled: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(WIDTH, 4.6))
     axes = figure.subplots(2, len(varied), sharex="col", sharey="row", squeeze=False, height_ratios=[1.5, 1])
     for column, name in zip(axes.T, varied, strict=True):
-        for variant in variants:
-            _curve(column[0], metrics[metrics["varied"] == name], "size", variant)
+        _curves(column[0], metrics[metrics["varied"] == name], "size")
         rows = travelled[(travelled["varied"] == name) & (travelled["stage"] == "circuit")].groupby("size")["net"]
         column[1].plot(rows.median().index, rows.median(), color=VERMILION, marker="o", ms=4)
         column[1].fill_between(rows.median().index, rows.quantile(0.1), rows.quantile(0.9), color=VERMILION, alpha=0.2)
         column[1].set(xlabel="layers" if name == "depth" else name, yscale="log")
-        column[1].yaxis.set_minor_formatter(NullFormatter())
+        _plain_log(column[1].yaxis)
         column[1].xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axes[0, 0].set_ylabel("test accuracy, last epoch")
     axes[1, 0].set_ylabel("angles moved, radians")
@@ -185,7 +197,7 @@ def sizes(metrics: pd.DataFrame, travelled: pd.DataFrame) -> Figure:
 @_styled
 def fisher(spectra: pd.DataFrame) -> Figure:
     """Eigenvalues of the Fisher information, largest first, by block; dashed before training, solid after it."""
-    figure = Figure(figsize=(WIDTH * 0.65, 3.3))
+    figure = Figure(figsize=(WIDTH * 0.8, 3.3))
     ax = figure.subplots()
     for (block, when), part in spectra.groupby(["block", "when"], sort=False):
         kept = part[part["eigenvalue"] > 1e-12]

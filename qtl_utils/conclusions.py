@@ -113,11 +113,10 @@ def tested(tests: Sequence[Comparison]) -> list[str]:
 
 def used_and_useful(metrics: pd.DataFrame) -> list[str]:
     """The answer in two sentences: does the trained model use its angles, and is training without them as good?"""
-    zeroed = next((t for t in relied_on(metrics) if t.b == ZEROED), None)
-    family = stats.family(metrics)
-    lines = []
-    if zeroed is not None:
-        lines.append(f"Are the trained angles used? {_USED.get(stats.verdict(zeroed), '')}{tested([zeroed])[0]}")
+    altered, family, lines = relied_on(metrics), stats.family(metrics), []
+    for test, sentence in zip(altered, tested(altered), strict=True):
+        if test.b == ZEROED:
+            lines.append(f"Are the trained angles used? {_USED.get(stats.verdict(test), '')}{sentence}")
     ended = pd.Series([stats.verdict(t) for t in family])
     below = [t.b for t, verdict in zip(family, ended, strict=True) if verdict == "higher"]
     text = "Yes: A is higher than all of " if len(below) == len(family) else "Only in part: A is higher than "
@@ -141,19 +140,29 @@ def _how_many(verdicts: pd.Series) -> str:
 
 
 def effects(table: pd.DataFrame) -> list[str]:
-    """A sentence for every row of an effects table with columns schedule, metric, effect and an `Estimate`."""
-    lines, p = [], stats.holm(table["p"].to_numpy())
-    for (_, row), adjusted in zip(table.iterrows(), p, strict=True):
-        scale, unit, digits = (100, " points", 1) if row["metric"] in stats.FRACTIONS else (1, "", 3)
-        value, low, high = (f"{scale * row[name]:+.{digits}f}" for name in ("value", "low", "high"))
-        what = f"{row['schedule']}, {row['effect']} on {row['metric']}: {value}{unit} [{low}, {high}]"
-        clear = adjusted < stats.ALPHA and row["low"] * row["high"] > 0
-        verdict = "" if clear else ", not distinguishable from zero"
-        n = f"{row['n_splits']} splits, {row['n_seeds']} seeds; {TEST}, Holm over {len(table)}"
-        if row["n_splits"] < 2:
-            verdict, n = "", f"1 split, {row['n_seeds']} seeds; {stats.ONE_SPLIT}"
-        lines.append(f"{what}{verdict} ({n}).")
+    """A sentence for every row of `benefit`; p values are Holm-adjusted over the rows of the same effect."""
+    lines = []
+    for effect, part in table.groupby("effect", sort=False):
+        for (_, row), p in zip(part.iterrows(), stats.holm(part["p"].to_numpy()), strict=True):
+            scale, unit, digits = (100, " points", 1) if row["metric"] in stats.FRACTIONS else (1, "", 3)
+            value, low, high = (f"{scale * row[name]:+.{digits}f}" for name in ("value", "low", "high"))
+            leaves_out_zero = row["low"] * row["high"] > 0
+            verdict = "" if leaves_out_zero else ", not distinguishable from zero"
+            if leaves_out_zero and not p < stats.ALPHA:
+                verdict = ", not distinguishable from zero after Holm, though the interval leaves it out"
+            verdict = verdict if row["n_splits"] > 1 else ""
+            what = f"{row['schedule']}, {effect} on {NAMES[row['metric']]}: {value}{unit} [{low}, {high}]{verdict}"
+            lines.append(f"{what} ({_behind(row, len(part))}).")
     return lines
+
+
+NAMES = {"accuracy": "accuracy", "loss": "log-loss"}
+
+
+def _behind(row: pd.Series, tests: int) -> str:
+    """n and the test behind a row with the columns of an estimate."""
+    n = f"{row['n_splits']} {'split' if row['n_splits'] == 1 else 'splits'}, {row['n_seeds']} seeds"
+    return f"{n}; {TEST}, Holm over {tests}" if row["n_splits"] > 1 else f"{n}; {stats.ONE_SPLIT}"
 
 
 def along(metrics: pd.DataFrame, column: str, a: str, b: str) -> pd.DataFrame:
@@ -168,9 +177,8 @@ def along(metrics: pd.DataFrame, column: str, a: str, b: str) -> pd.DataFrame:
 
 
 def crossing(table: pd.DataFrame, column: str, what: str) -> str:
-    """From which value of `column` on a difference of `along` can be told from zero, in words."""
-    found = table[table["verdict"].isin(["higher", "lower"])]
-    n = f"{table['n_splits'].iloc[0]} splits, {table['n_seeds'].iloc[0]} seeds; {TEST}, Holm over {len(table)}"
+    """Where along `column` a difference of `along` can be told from zero, in words."""
+    found, n = table[table["verdict"].isin(["higher", "lower"])], _behind(table.iloc[0], len(table))
     if table["n_splits"].iloc[0] < 2:
         return f"{what}: not tested on one split; the differences stand in the table."
     if found.empty:

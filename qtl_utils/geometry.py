@@ -15,6 +15,7 @@ from qtl_utils.experiment import head_features
 from qtl_utils.quantum_layer import QuantumLayer
 
 RANK = 1e-8  # eigenvalues below this share of the largest count as zero
+IN_USE = 1e-6
 BINS = 75  # of the fidelity histogram, as in arXiv:1905.10876
 
 
@@ -115,9 +116,10 @@ def fourier_spectrum(run: Callable, n_qubits: int, points: int = 5) -> np.ndarra
 
 
 def by_order(spectrum: np.ndarray) -> pd.DataFrame:
-    """Share of the outputs' power by `order`, how many inputs a term joins, and the terms in use of 3^n possible.
+    """Share of the outputs' power by `order`, how many inputs a term joins, and how many of the 3^n terms are in use.
 
-    The last row, "beyond", is what no multilinear form in (1, cos, sin) of the inputs has; the constant counts.
+    In use: more than `IN_USE` of the power. The last row, "beyond", is what no multilinear form in (1, cos, sin) of the
+    inputs has.
     """
     n, points = spectrum.ndim - 1, spectrum.shape[0]
     frequency = np.abs(np.fft.fftfreq(points, 1 / points)).round()
@@ -125,7 +127,7 @@ def by_order(spectrum: np.ndarray) -> pd.DataFrame:
     power, allowed, order = (np.abs(spectrum) ** 2).sum(-1), (grid <= 1).all(0), (grid > 0).sum(0)
     rows = []
     for name, where in [*((str(k), allowed & (order == k)) for k in range(n + 1)), ("beyond", ~allowed)]:
-        used = int((power[where] > 1e-12 * power.sum()).sum())
+        used = int((power[where] > IN_USE * power.sum()).sum())
         rows.append({"order": name, "share": power[where].sum() / power.sum(), "used": used, "possible": where.sum()})
     rows[-1]["possible"] = 0
     return pd.DataFrame(rows)
