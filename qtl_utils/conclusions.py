@@ -106,9 +106,7 @@ def tested(tests: Sequence[Comparison]) -> list[str]:
     """The sentence of each comparison with the test behind it."""
     how = f"{TEST}, Holm over {len(tests)}"
     plain = [stats.sentence(t).rstrip(".") for t in tests]
-    return [
-        f"{text}." if t.n_splits < 2 or t.not_run else f"{text}; {how}." for text, t in zip(plain, tests, strict=True)
-    ]
+    return [f"{text}." if np.isnan(t.p) else f"{text}; {how}." for text, t in zip(plain, tests, strict=True)]
 
 
 def used_and_useful(metrics: pd.DataFrame) -> list[str]:
