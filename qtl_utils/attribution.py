@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from torch.func import stack_module_state
 
+from qtl_utils.conclusions import ZEROED
 from qtl_utils.config import TrainConfig
-from qtl_utils.data import Splits
 from qtl_utils.environment import find_device
 from qtl_utils.experiment import (
     Inputs,
@@ -27,7 +27,6 @@ from qtl_utils.experiment import (
 )
 from qtl_utils.gradients import stages
 from qtl_utils.heads import VARIANTS, Squash, make_head
-from qtl_utils.quantum_layer import QuantumLayer
 from qtl_utils.train import Fit, Network, Rates, Replica, make_replicas, predict
 
 SATURATED = 0.95  # an encoding this close to its largest angle, pi/2, has a slope below a tenth
@@ -207,7 +206,7 @@ def _swapped(trained: Trained, name: str) -> torch.Tensor:
 
 
 ALTERATIONS: dict[str, tuple[str, Callable[[Trained, str], torch.Tensor]]] = {  # arm -> stage, what it becomes
-    "A with zeroed angles": ("circuit", _zeroed),
+    ZEROED: ("circuit", _zeroed),
     "A with reset angles": ("circuit", _reset),
     "A with swapped angles": ("circuit", _swapped),
     "A with reset pre-layer": ("pre-layer", _reset),
@@ -260,11 +259,11 @@ def sweep_tables(swept: Sequence[Trained], factors: Sequence[float]) -> tuple[pd
     for trained in swept:
         candidate = np.array([r.candidate for r in trained.fit.replicas])
         circuit = "circuit" in set(trained.travel["stage"])
-        zeroed = alter(trained, "A with zeroed angles") if circuit else None
+        zeroed = alter(trained, ZEROED) if circuit else None
         for number, factor in enumerate(factors):
             metrics.append(trained.metrics(where=candidate == number, factor=factor))
             if circuit:
-                metrics.append(trained.metrics("A with zeroed angles", zeroed, candidate == number, factor=factor))
+                metrics.append(trained.metrics(ZEROED, zeroed, candidate == number, factor=factor))
         found = trained.travel.assign(variant=trained.variant)
         travel.append(found.assign(factor=found["candidate"].map(dict(enumerate(factors)))))
     return pd.concat(metrics, ignore_index=True), pd.concat(travel, ignore_index=True)
@@ -319,77 +318,4 @@ def retrain(inputs: Inputs, config: TrainConfig, schedules: Sequence[str]) -> pd
     for arm, (times, trains) in arms.items():
         longer = config.model_copy(update={"epochs": times * config.epochs})
         frames.append(train_variant("A", inputs, longer, trains=trains).metrics(arm))
-    return pd.concat(frames, ignore_index=True)
-
-
-# ---- how much data, how large a circuit, how much noise -------------------------------------------------------------
-
-
-def thin(splits: Splits, labels: np.ndarray, fraction: float) -> Splits:
-    """Splits of whose training samples only `fraction` is left, class by class; a smaller part lies in a larger."""
-    if not 0 < fraction <= 1:
-        raise ValueError(f"fraction {fraction:g} of the training data: expected more than 0 and at most 1")
-    subsets = splits.subsets.copy()
-    for split in range(splits.n_splits):
-        rng = np.random.default_rng([split, 2019])
-        train = rng.permutation(splits.indices(split, "train"))
-        for label in np.unique(labels[train]):
-            of_class = train[labels[train] == label]
-            subsets[split, of_class[max(1, round(fraction * len(of_class))) :]] = ""
-    return Splits(splits.protocol, subsets)
-
-
-def efficiency(
-    variants: Sequence[str], inputs: Inputs, config: TrainConfig, fractions: Sequence[float]
-) -> pd.DataFrame:
-    """Metrics of the variants on a part of the training data (column `fraction`), with as many steps as on all."""
-    frames = []
-    for fraction in fractions:
-        part = replace(inputs, splits=thin(inputs.splits, inputs.data.labels, fraction))
-        times = {"epochs": round(config.epochs / fraction), "lr_step": round(config.lr_step / fraction)}
-        longer = config.model_copy(update=times)
-        frames += [train_variant(name, part, longer).metrics(fraction=fraction) for name in variants]
-    return pd.concat(frames, ignore_index=True)
-
-
-def sizes(
-    inputs: Inputs, config: TrainConfig, qubits: Sequence[int], depths: Sequence[int]
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """A, A with its angles zeroed, and A-none for numbers of qubits, then of layers: metrics and A's travel.
-
-    Columns `varied` ("qubits" or "depth") and `size`; what is not varied stays as in `config`.
-    """
-    metrics, travel = [], []
-    for varied, field, values in (("qubits", "n_qubits", qubits), ("depth", "depth", depths)):
-        for size in values:
-            other, keys = config.model_copy(update={field: size}), {"varied": varied, "size": size}
-            trained = train_variant("A", inputs, other)
-            metrics += [trained.metrics(**keys)]
-            metrics += [trained.metrics("A with zeroed angles", alter(trained, "A with zeroed angles"), **keys)]
-            metrics += [train_variant("A-none", inputs, other).metrics(**keys)]
-            travel.append(trained.travel.assign(**keys))
-    return pd.concat(metrics, ignore_index=True), pd.concat(travel, ignore_index=True)
-
-
-def input_noise(trained: Trained, levels: Sequence[float], seed: int = 0) -> pd.DataFrame:
-    """Metrics on features with Gaussian noise of `level` standard deviations of each feature (column `level`)."""
-    features = head_features(trained.inputs, trained.config)
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(features.shape, generator=generator, dtype=features.dtype) * features.std(-2, keepdim=True)
-    frames = [trained.metrics(logits=trained.logits(features=features + x * noise), level=x) for x in levels]
-    return pd.concat(frames, ignore_index=True)
-
-
-def shot_noise(trained: Trained, shots: Sequence[int], seed: int = 0) -> pd.DataFrame:
-    """Metrics with every expectation value at test time a mean of `shots` outcomes (column `shots`, 0: exact)."""
-    base, rng = trained.build(0), np.random.default_rng(seed)
-    cut = next(i for i, module in enumerate(base) if isinstance(module, QuantumLayer)) + 1
-    kept = {name: p for name, p in trained.fit.weights.items() if int(name.partition(".")[0]) < cut}
-    exact = first_layers(trained, cut, kept).clip(-1, 1)
-    weight, bias = (trained.fit.weights[f"{cut}.{name}"].double().numpy() for name in ("weight", "bias"))
-    frames = []
-    for n in shots:
-        z = 2 * rng.binomial(n, (1 + exact) / 2) / n - 1 if n else exact
-        logits = np.einsum("rni,rki->rnk", z, weight) + bias[:, None]
-        frames.append(trained.metrics(logits=logits, shots=n))
     return pd.concat(frames, ignore_index=True)

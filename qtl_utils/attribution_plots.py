@@ -11,17 +11,17 @@ from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
 from qtl_utils import stats
+from qtl_utils.conclusions import ZEROED
 from qtl_utils.diagnostic_plots import STAGES
 from qtl_utils.plots import BLUE, GREEN, GREY, ORANGE, SKY, VERMILION, WIDTH, Figure, _errors, _legend, _rows, _styled
 from qtl_utils.plots import look as _look
 
 KINDS = {"used": ("altered after training: used?", ORANGE, "o"), "useful": ("trained without: useful?", BLUE, "s")}
-_ZEROED = "A with zeroed angles"
 
 
 def look(variant: str) -> dict:
     """Colour and marker of a variant; A with zeroed angles is A, hollow."""
-    return _look("A") | {"markerfacecolor": "white"} if variant == _ZEROED else _look(variant)
+    return _look("A") | {"markerfacecolor": "white"} if variant == ZEROED else _look(variant)
 
 
 @_styled
@@ -81,7 +81,7 @@ def _curves(ax: Axes, metrics: pd.DataFrame, column: str) -> None:
     for i, variant in enumerate(variants):
         found = stats.summary(metrics[metrics["variant"] == variant], by=[column])
         shift = ScaledTranslation((i - (len(variants) - 1) / 2) / 36, 0, ax.figure.dpi_scale_trans)
-        style = {"capsize": 2, "ms": 5, "lw": 1, "elinewidth": 0.8, "ls": "--" if variant == _ZEROED else "-"}
+        style = {"capsize": 2, "ms": 5, "lw": 1, "elinewidth": 0.8, "ls": "--" if variant == ZEROED else "-"}
         lengths = np.nan_to_num([found["mean"] - found["low"], found["high"] - found["mean"]]).clip(0)
         ax.errorbar(found[column], found["mean"], lengths, transform=ax.transData + shift, **style, **look(variant))
         for end in (found["mean"] - lengths[0], found["mean"] + lengths[1]):  # what is shifted does not scale the axes

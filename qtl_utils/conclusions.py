@@ -9,10 +9,9 @@ from qtl_utils import stats
 from qtl_utils.stats import Comparison, Estimate
 
 TEST = "Nadeau-Bengio t"
-USED = ["A with zeroed angles", "A with swapped angles", "A with reset angles"]
-USED += ["A with reset pre-layer", "A with reset post-layer"]  # one family: what the trained model relies on
+ALTERED, ZEROED = "A with ", "A with zeroed angles"  # what arms of a trained, altered A are called
 ABLATED = ("A-zero", "A-frozen", "A-separable")  # a second family: retrained with another circuit
-ZEROED, UNIT = USED[0], {"circuit": " rad"}
+UNIT = {"circuit": " rad"}
 
 
 def counts(found: Estimate) -> str:
@@ -37,9 +36,9 @@ def moved(travel: pd.DataFrame, test_to_train: float, nominal: dict[str, float])
 
 
 def relied_on(metrics: pd.DataFrame) -> list[Comparison]:
-    """A against itself with one stage altered after training: what it uses."""
-    present = set(metrics["variant"])
-    return stats.together([stats.paired(metrics, "A", arm) for arm in USED if arm in present])
+    """A against itself with one stage altered after training, what it uses: one family."""
+    arms = [name for name in dict.fromkeys(metrics["variant"]) if name.startswith(ALTERED)]
+    return stats.together([stats.paired(metrics, "A", arm) for arm in arms])
 
 
 # ---- tables ----------------------------------------------------------------------------------------------------------
@@ -88,7 +87,7 @@ def against(metrics: pd.DataFrame, a: str, others: Sequence[str]) -> pd.DataFram
 def ladder(metrics: pd.DataFrame) -> pd.DataFrame:
     """A minus every rung, a row each: `kind` "used" (altered after training) or "useful" (trained without).
 
-    Three families, fixed beforehand and Holm-adjusted apart: USED, stats.FAMILY and ABLATED.
+    Three families, fixed beforehand and Holm-adjusted apart: the alterations, stats.FAMILY and ABLATED.
     """
     present, rows = set(metrics["variant"]), []
     ablated = stats.together([stats.paired(metrics, "A", b) for b in ABLATED if b in present])

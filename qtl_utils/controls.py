@@ -10,6 +10,7 @@ from torch import nn
 
 from qtl_utils import stats
 from qtl_utils.attribution import alter, train_variant
+from qtl_utils.conclusions import ZEROED
 from qtl_utils.config import BackboneConfig, TrainConfig, unknown_name
 from qtl_utils.data import Dataset, make_splits
 from qtl_utils.experiment import Inputs, head_settings
@@ -83,7 +84,7 @@ def run_control(task: str, config: TrainConfig, n_samples: int, n_splits: int, s
         trained = train_variant(variant, inputs, config, build=build)
         frames.append(trained.metrics())
         if variant == "A":
-            frames.append(trained.metrics("A with zeroed angles", alter(trained, "A with zeroed angles")))
+            frames.append(trained.metrics(ZEROED, alter(trained, ZEROED)))
     return pd.concat(frames, ignore_index=True)
 
 

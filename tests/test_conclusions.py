@@ -24,7 +24,7 @@ USED_ONLY = {"A": 0.8, "zeroed": 0.6, "C": 0.8, "matched": 0.801, "none": 0.799,
 
 def test_used_and_useful_are_told_apart():
     used, useful = conclusions.used_and_useful(made(**USED_ONLY))
-    assert used.startswith("Are the trained angles used? Yes: A is higher than A with zeroed angles by 2")
+    assert used.startswith("Are the trained angles used? Yes: A is higher than A with zeroed angles by 19.9")
     assert useful.startswith("Is the circuit useful? Not shown: A is higher than none of C, C-matched, A-none, A-surr")
     assert "equivalent in 4" in useful and "10 splits, 30 seeds; Nadeau-Bengio t, Holm" in useful
 
