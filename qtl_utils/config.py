@@ -242,6 +242,45 @@ TROUBLESHOOTING = {  # theme -> the fields that its notebook is told
 }
 
 
+Factors = Annotated[list[Annotated[float, Field(gt=0, le=1000)]], Field(min_length=1)]
+
+
+class AttributionConfig(Section):
+    """What 06_who_learned takes apart: A on frozen features of one data set, beside its controls."""
+
+    dataset: Name | None = None  # of the study; left out: that of its first run with a backbone
+    backbone: Name | None = None
+    n_splits: int | None = Field(None, ge=1, le=1000)  # in place of the data set's own number
+    seeds: int = Field(24, ge=1, le=100_000)  # seed s uses split s mod n_splits
+    curve_seeds: int = Field(12, ge=1, le=100_000)  # of what is drawn as a curve: rates, data, sizes
+    variants: list[str] = ["A-zero", "A-frozen", "A-separable", "A-none", "C-matched", "C", "A-surrogate"]
+    scalings: list[Literal["none", "standard"]] = Field(["none", "standard"], min_length=1)
+    n_qubits: int = Field(4, ge=1, le=24)
+    depth: int = Field(6, ge=1, le=1000)
+    ansatz: str = "mari2019"
+    encoding: str = "tanh"
+    angle_init: float = Field(0.01, ge=0)  # radians
+    epochs: int = Field(20, ge=1)
+    batch_size: int = Field(8, ge=1)
+    lr_classical: Rate = 0.01
+    lr_quantum: Rate = 0.01
+    lr_step: int = Field(10, ge=1)
+    lr_gamma: float = Field(0.1, gt=0, le=1)
+    rate_factors: Factors = [0.1, 1.0, 10.0, 100.0]
+    rate_variants: list[str] = ["A", "C", "C-matched"]
+    schedules: list[Literal["concurrent", "alternating", "two-stage"]] = ["concurrent", "alternating", "two-stage"]
+    fractions: list[Annotated[float, Field(gt=0, le=1)]] = [0.1, 0.25, 0.5, 1.0]
+    fraction_variants: list[str] = ["A", "C", "C-matched", "A-surrogate"]
+    size_qubits: Sizes = [2, 4, 6, 8]
+    size_depths: Sizes = [1, 3, 6, 12]
+    noise: list[Annotated[float, Field(ge=0)]] = [0.0, 0.25, 0.5, 1.0, 2.0]  # standard deviations of each feature
+    shots: list[Annotated[int, Field(ge=0)]] = [0, 10, 100, 1000]  # 0: exact
+    control_samples: int = Field(600, ge=50)
+    control_splits: int = Field(8, ge=2)
+    geometry_points: int = Field(0, ge=0)  # samples that the geometry is averaged over; 0 leaves it out
+    seed: int = Field(0, ge=0)
+
+
 class StudyConfig(Section):
     """One study file."""
 
@@ -254,6 +293,7 @@ class StudyConfig(Section):
     gradients: GradientsConfig | None = GradientsConfig()  # null leaves the notebook out
     simulators: SimulatorsConfig | None = SimulatorsConfig()
     troubleshooting: TroubleshootingConfig | None = TroubleshootingConfig()
+    attribution: AttributionConfig | None = AttributionConfig()
 
     @model_validator(mode="after")
     def _check(self):
@@ -269,11 +309,22 @@ class StudyConfig(Section):
                 if name not in known:
                     raise ValueError(f"runs.{run}.{kind}: {unknown_name(kind, name, known)}")
             self._check_run(run, settings)
-        for kind, known in (("dataset", self.datasets), ("backbone", self.backbones)):
-            name = getattr(self.gradients, kind, None)
-            if name is not None and name not in known:
-                raise ValueError(f"gradients.{kind}: {unknown_name(kind, name, known)}")
+        for section in ("gradients", "attribution"):
+            for kind, known in (("dataset", self.datasets), ("backbone", self.backbones)):
+                name = getattr(getattr(self, section), kind, None)
+                if name is not None and name not in known:
+                    raise ValueError(f"{section}.{kind}: {unknown_name(kind, name, known)}")
+        self._check_attribution()
         return self
+
+    def _check_attribution(self) -> None:
+        if self.attribution is not None and self.attribution.n_splits is not None:
+            dataset = self.attribution_parameters()["dataset"]
+            if (protocol := self.datasets[dataset].protocol) != "repeated":
+                raise ValueError(
+                    f"attribution.n_splits: data set '{dataset}' has protocol '{protocol}' and so one partition; "
+                    "leave n_splits out, or name another data set"
+                )
 
     def _check_run(self, run: str, settings: RunConfig) -> None:
         data, backbone = self.datasets[settings.dataset], self.backbones[settings.backbone]
@@ -322,7 +373,13 @@ class StudyConfig(Section):
 
     def gradient_parameters(self) -> dict[str, Any]:
         """What notebook 03 is told: every field of GradientsConfig, and what its names stand for."""
-        given = self.gradients
+        return self._of_one_backbone(self.gradients)
+
+    def attribution_parameters(self) -> dict[str, Any]:
+        """What notebook 06 is told: every field of AttributionConfig, and what its names stand for."""
+        return self._of_one_backbone(self.attribution)
+
+    def _of_one_backbone(self, given: Any) -> dict[str, Any]:
         with_images = [r for r in self.runs.values() if self.backbones[r.backbone].model != "none"]
         first = (with_images or list(self.runs.values()))[0]
         dataset, backbone = given.dataset or first.dataset, given.backbone or first.backbone
@@ -509,12 +566,15 @@ def check_names(study: StudyConfig, file: str | Path, registries: Mapping[str, C
         uses.append((f"runs.{key}.ansatz", "ansatz", run.ansatz))
         uses.append((f"runs.{key}.encoding", "encoding", run.encoding))
         uses.extend((f"runs.{key}.variants", "variant", variant) for variant in run.variants)
-    for key in ("gradients", "simulators"):
+    for key in ("gradients", "simulators", "attribution"):
         if (section := getattr(study, key)) is not None:
             uses += [(f"{key}.{kind}", kind, getattr(section, kind)) for kind in ("ansatz", "encoding")]
     if study.gradients is not None:
         uses.extend(("gradients.variants", "variant", name) for name in study.gradients.variants)
         uses.extend(("gradients.variance_ansatze", "ansatz", name) for name in study.gradients.variance_ansatze)
+    if study.attribution is not None:
+        for key in ("variants", "rate_variants", "fraction_variants"):
+            uses.extend((f"attribution.{key}", "variant", name) for name in getattr(study.attribution, key))
     if study.simulators is not None:
         uses.extend(("simulators.networks", "model", name) for name in study.simulators.networks)
     for key, kind, name in uses:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -67,7 +67,16 @@ def open_dataset(folder: Path, config: DataConfig) -> tuple[Dataset, Splits]:
     text = config.model_dump_json(indent=2) + "\n"
     if file.is_file() and settings.is_file() and settings.read_text(encoding="utf-8") == text:
         return data, load_splits(file, data)
-    splits = make_splits(
+    splits = draw_splits(data, config)
+    save_splits(splits, data, file)
+    with atomic(settings) as part:
+        part.write_text(text, encoding="utf-8")
+    return data, splits
+
+
+def draw_splits(data: Dataset, config: DataConfig) -> Splits:
+    """The splits that `config` asks for; more of them begin with the same ones."""
+    return make_splits(
         data,
         protocol=config.protocol,
         n_splits=config.n_splits,
@@ -76,10 +85,14 @@ def open_dataset(folder: Path, config: DataConfig) -> tuple[Dataset, Splits]:
         validation=config.validation,
         test=config.test,
     )
-    save_splits(splits, data, file)
-    with atomic(settings) as part:
-        part.write_text(text, encoding="utf-8")
-    return data, splits
+
+
+def with_splits(inputs: Inputs, config: DataConfig, n_splits: int | None) -> Inputs:
+    """`inputs` with `n_splits` splits, of which nothing is kept in files; as they are where that is None."""
+    if n_splits is None:
+        return inputs
+    more = DataConfig(**config.model_dump() | {"n_splits": n_splits})
+    return replace(inputs, splits=draw_splits(inputs.data, more))
 
 
 def open_backbone(config: BackboneConfig, image_size: int, folder: Path, device="cpu") -> Backbone:
@@ -139,6 +152,12 @@ def scale_features(features: torch.Tensor, splits: Splits) -> torch.Tensor:
         deviation = train.std(0, correction=0)
         scaled.append((features - train.mean(0)) / torch.where(deviation > 0, deviation, 1))
     return torch.stack(scaled)
+
+
+def head_features(inputs: Inputs, config: TrainConfig) -> torch.Tensor:
+    """What a head on frozen features is given: (N, F), or (n_splits, N, F) where features are scaled."""
+    scaled = config.feature_scaling == "standard"
+    return scale_features(inputs.features, inputs.splits) if scaled else inputs.features
 
 
 # ---- one run --------------------------------------------------------------------------------------------------------
@@ -205,14 +224,17 @@ def fit_variant(variant: str, inputs: Inputs, config: TrainConfig, *, folder: Pa
     return join_fits(fits)
 
 
-def fit_frozen(variant, inputs: Inputs, config: TrainConfig, replicas: Sequence[Replica], device) -> Fit:
-    """Trains a head on the frozen features of `inputs` for all `replicas`."""
+def fit_frozen(
+    variant, inputs: Inputs, config: TrainConfig, replicas: Sequence[Replica], device, build=None, **hooks
+) -> Fit:
+    """Trains a head on the frozen features of `inputs` for all `replicas`.
+
+    `build(seed)`: a head in the place of the variant's; `hooks`: pace and watch of `fit_heads`.
+    """
     if device.type == "mps":  # heads sum up in double precision, which it has not
         device = torch.device("cpu")
-    features = inputs.features
-    if config.feature_scaling == "standard":
-        features = scale_features(features, inputs.splits)
-    settings, build, orders = head_settings(inputs, config), None, random_orders
+    features = head_features(inputs, config)
+    settings, orders = head_settings(inputs, config), random_orders
     if config.start == "published-2d":
         orders = partial(published.orders, runs_before=published.runs_before(variant))
         build = lambda seed: published.initialise(make_head(variant, settings, seed), seed)  # noqa: E731
@@ -225,6 +247,7 @@ def fit_frozen(variant, inputs: Inputs, config: TrainConfig, replicas: Sequence[
         config,
         orders=orders,
         label=variant,
+        **hooks,
     )
 
 
@@ -359,19 +382,12 @@ def tuning_table(fit: Fit, chosen: dict[int, int]) -> pd.DataFrame:
 
 def score(fit: Fit, index: np.ndarray, inputs: Inputs) -> dict[str, pd.DataFrame]:
     """Metrics, history and predictions of the replicas `index`."""
-    metrics, history, predictions = [], [], []
+    history, predictions = [], []
     labels, classes, ids = inputs.data.labels, np.array(inputs.data.classes), np.array(inputs.data.ids)
     chosen_on = selection_subset(inputs.splits)
     for i in index:
         replica = fit.replicas[i]
         keys = {"seed": replica.seed, "split": replica.split}
-        epochs = {"best": int(fit.best_epoch[i]), "last": fit.history.shape[1]}
-        for kind, epoch in epochs.items():
-            for subset in ("train", "validation", "test"):
-                samples = inputs.splits.indices(replica.split, subset)
-                if len(samples):
-                    values = classification_scores(fit.logits[kind][i, samples], labels[samples])
-                    metrics.append({**keys, "subset": subset, "epoch_kind": kind, "epoch": epoch, **values})
         for s, subset in enumerate(("train", chosen_on)):
             loss, accuracy = fit.history[i, :, s].T
             epoch = np.arange(1, len(loss) + 1)
@@ -393,10 +409,26 @@ def score(fit: Fit, index: np.ndarray, inputs: Inputs) -> dict[str, pd.DataFrame
             )
         )
     return {
-        "metrics": pd.DataFrame(metrics),
+        "metrics": score_metrics(fit, index, inputs),
         "history": pd.concat(history, ignore_index=True),
         "predictions": pd.concat(predictions, ignore_index=True),
     }
+
+
+def score_metrics(fit: Fit, index: np.ndarray, inputs: Inputs) -> pd.DataFrame:
+    """Metrics of the replicas `index`: a row per replica, subset and kind of epoch that `fit.logits` holds."""
+    rows, labels = [], inputs.data.labels
+    for i in index:
+        replica = fit.replicas[i]
+        epochs = {"best": int(fit.best_epoch[i]), "last": fit.history.shape[1]}
+        for kind in fit.logits:
+            for subset in ("train", "validation", "test"):
+                samples = inputs.splits.indices(replica.split, subset)
+                if len(samples):
+                    values = classification_scores(fit.logits[kind][i, samples], labels[samples])
+                    keys = {"seed": replica.seed, "split": replica.split, "subset": subset, "epoch_kind": kind}
+                    rows.append(keys | {"epoch": epochs[kind], **values})
+    return pd.DataFrame(rows)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

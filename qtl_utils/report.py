@@ -75,6 +75,12 @@ def _read_answer(folder: Path) -> dict[str, Any]:
     return answer
 
 
+def _read_learned(folder: Path) -> dict[str, Any] | None:
+    """What notebook 06 found, where the study has it."""
+    path = folder / "tables" / "who_learned.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -116,6 +122,7 @@ def _lay_out(pages: Path, folder: Path, study: dict, answer: dict, notebooks: li
     text = template.render(
         study=study,
         answer=answer,
+        learned=_read_learned(folder),
         notebooks=entries,
         manifest=manifest,
         shared=shared,

@@ -19,6 +19,7 @@ BOUND = 0.02  # two accuracies within 2 points count as equivalent
 FRACTIONS = ("accuracy", "balanced_accuracy", "ece")  # shown in points, equivalence can be tested
 FAMILY = ("C", "C-matched", "A-none", "A-surrogate")  # A against each of these, fixed beforehand
 CELLS = {"frozen, linear": "C", "full, linear": "B", "frozen, circuit": "A", "full, circuit": "A-joint"}
+FACTORS = ("circuit instead of linear head", "full instead of frozen backbone")
 OVER_SPLITS = "corrected t over splits"
 ONE_SPLIT = "seed variation only, this split"
 _ZERO = 1e-12  # a standard deviation below this is rounding
@@ -124,7 +125,11 @@ def paired(metrics: pd.DataFrame, a: str, b: str, metric="accuracy", epoch_kind=
 
 def family(metrics: pd.DataFrame) -> list[Comparison]:
     """A against FAMILY on last-epoch test accuracy, Holm-adjusted; a member that was not run still counts."""
-    tests = [paired(metrics, "A", other) for other in FAMILY]
+    return together([paired(metrics, "A", other) for other in FAMILY])
+
+
+def together(tests: Sequence[Comparison]) -> list[Comparison]:
+    """Comparisons that were fixed beforehand as one family, Holm-adjusted within it."""
     adjusted = holm([test.p for test in tests])
     return [replace(t, family=True, p_holm=float(p)) for t, p in zip(tests, adjusted, strict=True)]
 
@@ -147,18 +152,25 @@ def holm(pvalues: Sequence[float]) -> np.ndarray:
     return adjusted
 
 
-def factorial(metrics: pd.DataFrame, metric="accuracy", epoch_kind="last") -> pd.DataFrame:
-    """Main effects and interaction of {frozen, full} x {linear, circuit}, one row each with its estimate.
+def factorial(
+    metrics: pd.DataFrame,
+    metric="accuracy",
+    epoch_kind="last",
+    cells: Sequence[str] = tuple(CELLS.values()),
+    names: tuple[str, str] = FACTORS,
+) -> pd.DataFrame:
+    """Main effects and interaction of two factors, one row each with its estimate.
 
+    `cells`: the variants with neither, the second, the first and both factors; `names`: first and second factor.
     Formed per (seed, split) run by all four cells; `note` says which cell is missing.
     """
-    pairs = _values(metrics, list(CELLS.values()), metric, epoch_kind)
-    missing = [v for v in CELLS.values() if v not in set(metrics["variant"])]
-    c, b, a, joint = (pairs[v] for v in CELLS.values())
+    pairs = _values(metrics, cells, metric, epoch_kind)
+    missing = [v for v in cells if v not in set(metrics["variant"])]
+    neither, second, first, both = (pairs[v] for v in cells)
     effects = {
-        "circuit instead of linear head": ((a - c) + (joint - b)) / 2,
-        "full instead of frozen backbone": ((b - c) + (joint - a)) / 2,
-        "interaction": (joint - b) - (a - c),
+        names[0]: ((first - neither) + (both - second)) / 2,
+        names[1]: ((second - neither) + (both - first)) / 2,
+        "interaction": (both - second) - (first - neither),
     }
     note = f"not run: {', '.join(missing)}" if missing else "" if len(pairs) else "no seed and split in common"
     ratio = size_ratio(metrics)

@@ -96,6 +96,8 @@ def fit_heads(
     config: TrainConfig,
     *,
     orders: Callable[[np.ndarray, int, int], np.ndarray] = random_orders,
+    pace: Callable[[int], dict[str, float]] | None = None,
+    watch: Callable[[int, Sequence[Replica], dict[str, torch.Tensor]], None] | None = None,
     label: str = "head",
 ) -> Fit:
     """Trains `build(seed)`, any module from features to logits, for all `replicas` together.
@@ -103,13 +105,17 @@ def fit_heads(
     Dropout draws from torch's global generator; BatchNorm, which mixes the samples of a batch, is refused.
     features: (N, F), or (n_splits, N, F) where they are scaled per split. Every replica has its own initial weights,
     data order and learning rates, and ends as it would alone. Epoch selection as `selection_subset` says.
+    `pace(epoch)`, epochs from 0: the factor of the "classical" and the "quantum" learning rates in place of the
+    study's decay; a group at 0 rests, and so do the optimiser's moments of it.
+    `watch(step, replicas, parameters)` sees the parameters (R, ...) of the replicas trained together: at step 0 as
+    they start, then after every step. It must not change them.
     """
     module = build(replicas[0].seed)
     if any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules()):
         raise ValueError(f"{label}: heads on cached features cannot hold BatchNorm; use LayerNorm")
     groups = _groups(module, splits, replicas, config)
     parts = [
-        _fit_group(build, features, labels, splits, [replicas[i] for i in group], config, orders, label)
+        _fit_group(build, features, labels, splits, [replicas[i] for i in group], config, orders, pace, watch, label)
         for group in groups
     ]
     return join_fits(parts, np.argsort(np.concatenate(groups)))
@@ -145,19 +151,19 @@ def join_fits(fits: Sequence[Fit], order: np.ndarray | None = None) -> Fit:
     )
 
 
-def _fit_group(build, features, labels, splits, replicas, config, orders, label) -> Fit:
+def _fit_group(build, features, labels, splits, replicas, config, orders, pace, watch, label) -> Fit:
     start, device = time.perf_counter(), features.device
     dtype = getattr(torch, config.dtype)
     features, labels = features.to(dtype), torch.as_tensor(labels, device=device)
     modules = [build(r.seed).to(device=device, dtype=dtype) for r in replicas]
     model = Stack(modules)
-    step = make_optimizer(model, modules[0], [r.rates for r in replicas], config)
+    step, steps = make_optimizer(model, modules[0], [r.rates for r in replicas], config), 0
+    if watch:
+        watch(0, replicas, model.parameters)
     train = [splits.indices(r.split, "train") for r in replicas]
     order = [orders(t, r.seed, config.epochs) for t, r in zip(train, replicas, strict=True)]
     chosen = stack_indices([splits.indices(r.split, selection_subset(splits)) for r in replicas], device)
-    split = torch.tensor([r.split for r in replicas], device=device)[:, None]
-    first = split * (len(labels) if features.ndim == 3 else 0)  # the features of split s begin at row s * N
-    table = features.flatten(0, -2)
+    table, first = features.flatten(0, -2), first_rows(features, replicas)
 
     def targets_and_rows(index):  # (..., R, B); -1, the padding, is no target and reads some row
         filled = index.clamp(min=0)
@@ -172,13 +178,16 @@ def _fit_group(build, features, labels, splits, replicas, config, orders, label)
         share = (targets >= 0).to(dtype)  # of each sample in the loss that is minimised
         if config.reduction == "mean":
             share /= share.sum(-1, keepdim=True)
-        decay, outputs = config.lr_gamma ** (epoch // config.lr_step), []
+        decay, outputs = pace(epoch) if pace else config.lr_gamma ** (epoch // config.lr_step), []
         for row, target, weight in zip(rows, targets.flatten(1), share.flatten(1), strict=True):
             logits = model(embedding(row, table))
             loss = cross_entropy(logits.flatten(0, 1), target, reduction="none", ignore_index=-1)
             gradients = torch.autograd.grad(loss, model.trainable, weight, materialize_grads=True)
             step(gradients, decay)
             outputs.append(logits.detach())
+            if watch:
+                steps += 1
+                watch(steps, replicas, model.parameters)
         history[:, epoch, 0] = loss_and_accuracy(torch.cat(outputs, 1), targets.movedim(0, 1).flatten(1))
         history[:, epoch, 1] = loss_and_accuracy(evaluate(model, table, chosen_rows), chosen_targets)
         best.update(epoch, history[:, epoch, 1], model.parameters)
@@ -190,6 +199,35 @@ def _fit_group(build, features, labels, splits, replicas, config, orders, label)
     seconds = (time.perf_counter() - start) / len(replicas)
     weights = {name: p.cpu() for name, p in last.items()}
     return Fit(tuple(replicas), history, best.epoch, logits, weights, np.full(len(replicas), seconds))
+
+
+def first_rows(features: torch.Tensor, replicas: Sequence[Replica]) -> torch.Tensor:
+    """Where the features of each replica's split begin, (R, 1), once those of all splits stand below each other."""
+    split = torch.tensor([r.split for r in replicas], device=features.device)[:, None]
+    return split * (features.shape[-2] if features.ndim == 3 else 0)
+
+
+def predict(
+    build: Callable[[int], nn.Module],
+    weights: dict[str, torch.Tensor],
+    features: torch.Tensor,
+    replicas: Sequence[Replica],
+    config: TrainConfig,
+) -> np.ndarray:
+    """Logits (R, N, K) of all samples, of heads with the parameters `weights` (R, ...), as `Fit.weights` holds them.
+
+    features: as `fit_heads` takes them.
+    """
+    features = features.to(getattr(torch, config.dtype))
+    modules = [build(r.seed).to(features) for r in replicas]
+    most = max(1, MAX_PARAMETERS // max(1, sum(p.numel() for p in modules[0].parameters())))
+    parts = []
+    for part in np.array_split(np.arange(len(replicas)), math.ceil(len(replicas) / most)):
+        model = Stack([modules[i] for i in part])
+        model.load({name: values[part] for name, values in weights.items()})
+        rows = torch.arange(features.shape[-2]) + first_rows(features, [replicas[i] for i in part])
+        parts.append(evaluate(model, features.flatten(0, -2), rows.to(features.device)))
+    return torch.cat(parts).double().cpu().numpy()
 
 
 class Stack:
@@ -297,25 +335,30 @@ def evaluate(model: Stack, table: torch.Tensor, rows: torch.Tensor) -> torch.Ten
 def make_optimizer(model: Stack, module: nn.Module, rates: Sequence[Rates], config: TrainConfig) -> Callable:
     """`step(gradients, decay)`: one update of every replica with its own learning rates.
 
+    `decay` is a factor of all rates or one for each of "classical" and "quantum"; at 0 that group is left alone.
     'adam' and 'sgd' are torch's. 'adam-pl' is PennyLane's AdamOptimizer, which adds its eps before the bias
     correction; 'adam-pl07' that of PennyLane 0.7, with which the 2-D tasks were published: its first step sets the
     moments to g and g^2 and still corrects their bias.
     """
     angles = circuit_angles(module)
-    lrs = [[r.quantum if name in angles else r.classical for r in rates] for name in model.names]
-    if config.optimizer in ("adam", "sgd"):
-        return _torch_step(model.trainable, lrs, config)
-    return _pennylane_step(model.trainable, lrs, config)
+    kinds = ["quantum" if name in angles else "classical" for name in model.names]
+    lrs = [[getattr(r, kind) for r in rates] for kind in kinds]
+    make = _torch_step if config.optimizer in ("adam", "sgd") else _pennylane_step
+    return make(model.trainable, kinds, lrs, config)
 
 
-def _torch_step(parameters: Sequence[torch.Tensor], lrs: Sequence[Sequence[float]], config: TrainConfig) -> Callable:
+def _factor(decay: float | dict[str, float], kind: str) -> float:
+    return decay[kind] if isinstance(decay, dict) else decay
+
+
+def _torch_step(parameters: Sequence[torch.Tensor], kinds: Sequence[str], lrs, config: TrainConfig) -> Callable:
     """torch's Adam or gradient descent on slices of neighbouring replicas that have the same rate."""
-    slices = {}  # rate -> (number of the parameter, first replica, last replica + 1), ...
-    for number, lr in enumerate(lrs):
+    slices = {}  # rate and kind -> (number of the parameter, first replica, last replica + 1), ...
+    for number, (kind, lr) in enumerate(zip(kinds, lrs, strict=True)):
         starts = [i for i in range(len(lr)) if i == 0 or lr[i] != lr[i - 1]]
         for start, stop in zip(starts, [*starts[1:], len(lr)], strict=True):
-            slices.setdefault(lr[start], []).append((number, start, stop))
-    groups = []  # rate, which slices, the parameters' and Adam's two moments and counts
+            slices.setdefault((lr[start], kind), []).append((number, start, stop))
+    groups = []  # rate and kind, which slices, the parameters' and Adam's two moments and counts
     for lr, found in slices.items():
         parts = [parameters[n].detach()[a:b] for n, a, b in found]
         moments = [[torch.zeros_like(p) for p in parts] for _ in range(2)]
@@ -324,8 +367,10 @@ def _torch_step(parameters: Sequence[torch.Tensor], lrs: Sequence[Sequence[float
     @torch.no_grad()
     def step(gradients, decay):
         gradients = [g.contiguous() for g in gradients]
-        for lr, found, parts, moments, counts in groups:
-            grads, lr = [gradients[n][a:b] for n, a, b in found], lr * decay
+        for (lr, kind), found, parts, moments, counts in groups:
+            if not (factor := _factor(decay, kind)):
+                continue
+            grads, lr = [gradients[n][a:b] for n, a, b in found], lr * factor
             if config.optimizer == "sgd":
                 for part, grad in zip(parts, grads, strict=True):
                     part.sub_(grad, alpha=lr)
@@ -336,22 +381,22 @@ def _torch_step(parameters: Sequence[torch.Tensor], lrs: Sequence[Sequence[float
     return step
 
 
-def _pennylane_step(
-    parameters: Sequence[torch.Tensor], lrs: Sequence[Sequence[float]], config: TrainConfig
-) -> Callable:
+def _pennylane_step(parameters: Sequence[torch.Tensor], kinds: Sequence[str], lrs, config: TrainConfig) -> Callable:
     rates = [p.new_tensor(lr).view(-1, *[1] * (p.ndim - 1)) for p, lr in zip(parameters, lrs, strict=True)]
     beta1, beta2, eps = 0.9, config.beta2, 1e-8
-    moments, count = [(torch.zeros_like(p), torch.zeros_like(p)) for p in parameters], 0
+    moments, counts = [(torch.zeros_like(p), torch.zeros_like(p)) for p in parameters], [0] * len(parameters)
 
     @torch.no_grad()
     def step(gradients, decay):
-        nonlocal count
-        count += 1
-        whole = count == 1 and config.optimizer == "adam-pl07"
-        for p, lr, g, (m, v) in zip(parameters, rates, gradients, moments, strict=True):
+        for i, (p, kind, lr, g, (m, v)) in enumerate(zip(parameters, kinds, rates, gradients, moments, strict=True)):
+            if not (factor := _factor(decay, kind)):
+                continue
+            counts[i] += 1
+            whole = counts[i] == 1 and config.optimizer == "adam-pl07"
             m.copy_(g) if whole else m.lerp_(g, 1 - beta1)
             v.copy_(g * g) if whole else v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
-            p.sub_(lr * (decay * math.sqrt(1 - beta2**count) / (1 - beta1**count)) * m / (v.sqrt() + eps))
+            correction = math.sqrt(1 - beta2 ** counts[i]) / (1 - beta1 ** counts[i])
+            p.sub_(lr * (factor * correction) * m / (v.sqrt() + eps))
 
     return step
 

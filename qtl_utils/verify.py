@@ -4,10 +4,11 @@ Tolerances, by column:
 - counts, sizes and text: equal. A new machine must run the same study.
 - mean accuracies: within 0.03, or 3 standard errors of the reference (sd / sqrt(n)) where that is more: other
   processors and library versions round differently, and training amplifies it.
-- differences and effects (`value`): within 0.03, or inside the reference's own interval.
+- differences, effects (`value`) and other averages (`mean`): within 0.03, or inside the reference's own interval.
 - loss: within 0.1, or a fifth of the reference; ece and sd: within 0.03.
 - collapsed seeds: within 2, or a tenth of n.
-- tables of the gradient, simulator and troubleshooting notebooks: not compared, they check themselves while they run.
+- tables of the gradient, simulator and troubleshooting notebooks, and those of the geometry of one trained model: not
+  compared, they check themselves while they run, or follow one seed.
 - intervals' ends, p values, the words that follow from them, which learning rates won, times, memory and
   collapsed.csv and headline.csv (they repeat accuracy.csv): not compared.
 """
@@ -23,7 +24,14 @@ from qtl_utils.runs import GROUP, LEARNING_RATES
 IGNORED = {"low", "high", "wilson_low", "wilson_high", "p", "p_holm", "p_equivalent", "verdict", "sentence"}
 IGNORED |= {"chosen", "best_sd"}
 IGNORED_TABLES = {"collapsed", "headline"}
-SELF_CHECKED = ("gradient_", "simulator_", "doctor_")
+SELF_CHECKED = (
+    "gradient_",
+    "simulator_",
+    "doctor_",
+    "attribution_fisher",
+    "attribution_fourier",
+    "attribution_circuit",
+)
 KEYS = [*GROUP, "variant", "a", "b", "effect", "metric", *LEARNING_RATES]
 ACCURACIES = {"accuracy", "best_accuracy", "balanced_accuracy", "validation_accuracy"}
 LOSSES = {"loss", "validation_loss"}
@@ -98,8 +106,8 @@ def tolerance(column: str, row: pd.Series) -> float:
         return max(2, 0.1 * _number(row["n"]))
     if column in LOSSES or (column == "value" and row.get("metric") == "loss"):
         return max(0.1, 0.2 * abs(_number(row[column])))
-    if column == "value":
-        low, high, value = (_number(row[name]) for name in ("low", "high", "value"))
+    if column in ("value", "mean"):
+        low, high, value = (_number(row[name]) for name in ("low", "high", column))
         return np.nanmax([ABSOLUTE, value - low, high - value])
     return 0.0
 

@@ -17,7 +17,7 @@ STUDY = {
 WRONG = [  # where, value, what the error says
     ("name", "a b", "name: expected letters, digits"),
     ("name", "reference", "name: results/reference/ has another use"),
-    ("nmae", "x", "nmae: unknown key 'nmae'; known: backbones, datasets"),
+    ("nmae", "x", "nmae: unknown key 'nmae'; known: attribution, backbones, datasets"),
     ("threads", 0, "threads: expected at least 1, got 0"),
     ("threads", "two", 'threads: expected a whole number, got "two"'),
     ("runs", {}, "runs: expected at least one entry"),
@@ -59,6 +59,11 @@ WRONG = [  # where, value, what the error says
     ("datasets.digits.options", {"turns": 2}, "datasets.digits.options.turns: unknown option 'turns'"),
     ("backbones.vit.model", "resnet17", "backbones.vit.model: unknown model 'resnet17'; did you mean 'resnet18'?"),
     ("backbones.vit.init", "file", "backbones.vit.weights: init 'file' needs a .safetensors or .pth file"),
+    ("attribution.variants", ["A-zeor"], "attribution.variants: unknown variant 'A-zeor'; known: A, "),
+    ("attribution.scalings", ["minmax"], "attribution.scalings.0: expected 'none' or 'standard'"),
+    ("attribution.fractions", [1.5], "attribution.fractions.0: expected at most 1, got 1.5"),
+    ("attribution.backbone", "vti", "attribution.backbone: unknown backbone 'vti'"),
+    ("attribution.geometry", 1, "attribution.geometry: unknown key 'geometry'"),
     ("backbones.vit.weights", "w.pth", "backbones.vit.weights: init 'source' reads no file"),
 ]
 OVERRIDES = [
@@ -150,6 +155,14 @@ def test_runs_are_told_everything_their_names_stand_for(tmp_path):
     parameters = load_study(write(tmp_path, STUDY)).run_parameters("heads")
     assert set(RunConfig.model_fields) < set(parameters)
     assert parameters["backbone_settings"]["model"] == "tiny_vit"
+
+
+def test_splits_of_its_own_need_a_data_set_that_can_be_divided_again(tmp_path, capsys):
+    study = changed("attribution.n_splits", 50)
+    assert load_study(write(tmp_path, study)).attribution_parameters()["n_splits"] == 50
+    study["datasets"]["digits"] |= {"protocol": "as_published", "n_splits": 1}
+    expected = "attribution.n_splits: data set 'digits' has protocol 'as_published' and so one partition"
+    refuse([str(write(tmp_path, study))], expected, tmp_path, capsys)
 
 
 def test_yaml_anchors_may_be_merged_and_overridden(tmp_path):

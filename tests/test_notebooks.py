@@ -9,6 +9,7 @@ import pytest
 
 from qtl_utils.config import (
     TROUBLESHOOTING,
+    AttributionConfig,
     GradientsConfig,
     RunConfig,
     SimulatorsConfig,
@@ -37,7 +38,7 @@ def syntax(path):
 
 
 def test_there_are_notebooks():
-    assert {f"0{i}" for i in (1, 2, 3, 4, 5, 7)} <= {path.stem[:2] for path in NOTEBOOKS}
+    assert {f"0{i}" for i in range(1, 8)} <= {path.stem[:2] for path in NOTEBOOKS}
 
 
 @every_notebook
@@ -120,11 +121,16 @@ def test_notebooks_declare_what_the_studies_tell_them(study):
     for theme in TROUBLESHOOTING:
         path = FOLDER / f"05_troubleshooting_{theme}.ipynb"
         check_parameters(path, study.troubleshooting_parameters(theme))
+    check_parameters(FOLDER / "06_who_learned.ipynb", study.attribution_parameters())
 
 
 @pytest.mark.parametrize(
     ("notebook", "section"),
-    [("03_gradient_diagnostics", GradientsConfig), ("04_simulator_algorithms", SimulatorsConfig)],
+    [
+        ("03_gradient_diagnostics", GradientsConfig),
+        ("04_simulator_algorithms", SimulatorsConfig),
+        ("06_who_learned", AttributionConfig),
+    ],
 )
 def test_defaults_of_a_notebook_are_those_of_a_study(notebook, section):
     declared = declared_parameters(FOLDER / f"{notebook}.ipynb")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from qtl_utils import circuits, heads
+from qtl_utils import attribution, circuits, heads
 from qtl_utils.config import load_study
 from qtl_utils.faults import FAULTS, HEALTHY
 from qtl_utils.heads import HeadSettings, count_parameters, make_head
@@ -31,6 +31,17 @@ def test_the_circuit_of_the_readme_works_as_a_head():
     counts = count_parameters(head, torch.randn(5, 6))
     assert counts["quantum"] == 24 and counts["receiving_gradient"] == counts["trainable"]
     circuits.ANSATZE.pop("brickwork")
+
+
+def test_the_alteration_of_the_readme_lies_between_the_trained_and_the_zeroed_model():
+    from test_attribution import CONFIG, INPUTS
+
+    exec(block("python", "halved angles"), {})
+    trained = attribution.train_variant("A", INPUTS, CONFIG.model_copy(update={"angle_init": 0.001}))
+    halved, zeroed = (attribution.alter(trained, f"A with {how} angles") for how in ("halved", "zeroed"))
+    far, near = (abs(logits - trained.fit.logits["last"]).max() for logits in (zeroed, halved))
+    assert 0 < near < far
+    attribution.ALTERATIONS.pop("A with halved angles")
 
 
 def test_the_variant_of_the_readme_is_built():

@@ -76,6 +76,24 @@ def test_the_answer_comes_before_the_notebooks(report):
     assert order == sorted(order)
 
 
+def test_who_learned_follows_the_answer_where_the_study_knows_it(report, tmp_path):
+    assert "Who learned?" not in (report / "index.html").read_text()
+    folder = finished_study(tmp_path / "toy")
+    known = {"question": "Who learned?", "answer": ["The classical layers."], "figure": "f.png"}
+    (folder / "tables" / "who_learned.json").write_text(json.dumps(known))
+    page = build_report(folder).read_text()
+    places = [
+        page.index(text) for text in ("Not here.", "<h2>Who learned?", "The classical layers.", "<h2>The notebooks")
+    ]
+    assert places == sorted(places)
+
+
+def test_the_glossary_is_a_page_with_its_equations(report):
+    page = (report / "glossary.html").read_text()
+    assert "Parameter shift" in page and "langle" in page
+    assert 'href="glossary.html"' in (report / "index.html").read_text()
+
+
 def test_every_notebook_is_listed_and_built(report):
     assert {page.stem for page in report.glob("notebooks/**/*.html")} == {
         "01_dataset_preparation",

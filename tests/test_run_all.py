@@ -87,7 +87,7 @@ def test_a_study_file_is_found_from_the_users_folder(finished, tmp_path):
 
 def test_a_dry_run_leaves_nothing_behind(toy, tmp_path):
     done = run_all(toy, "toy", "--dry-run", "--results-dir", str(tmp_path / "other"))
-    assert done.stdout.count("would run") == 11
+    assert done.stdout.count("would run") == 12
     assert not (tmp_path / "other").exists()
 
 
@@ -194,7 +194,7 @@ def test_a_changed_cell_reruns_its_notebook_and_a_saved_one_does_not(toy):
 
 @pytest.mark.slow
 def test_a_changed_module_reruns_what_uses_it(toy):
-    for name, expected in (("stats", 0), ("paths", 10)):  # the toy notebooks import paths only
+    for name, expected in (("stats", 0), ("paths", 11)):  # the toy notebooks import paths only
         path = toy / "qtl_utils" / f"{name}.py"
         path.write_text(path.read_text() + "\n# changed\n")
         assert len(ran(run_all(toy, "toy"))) == expected
@@ -253,7 +253,7 @@ def real_project(folder):
 
 def test_smoke_runs_from_one_command_to_its_report(tmp_path):
     project = real_project(tmp_path / "a real copy")
-    assert len(ran(run_all(project, "smoke"))) == 11
+    assert len(ran(run_all(project, "smoke"))) == 12
     assert ran(run_all(project, "smoke")) == []
     answer = json.loads((project / "results" / "smoke" / "tables" / "answer.json").read_text())
     assert answer["question"] in (project / "results" / "smoke" / "report" / "index.html").read_text()

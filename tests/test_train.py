@@ -132,6 +132,40 @@ def test_a_seed_follows_torch_optimisers_step_by_step(optimizer):
     np.testing.assert_allclose(found.logits["last"][0], model(features).detach(), atol=1e-10)
 
 
+@pytest.mark.parametrize("variant", ["A", "C"])
+@pytest.mark.parametrize("per_split", [False, True])
+def test_predictions_from_kept_weights_are_those_of_the_training(variant, per_split, monkeypatch):
+    monkeypatch.setattr(train, "MAX_PARAMETERS", 60)  # a few replicas at a time
+    features, labels, splits = problem()
+    features = torch.stack([features, 2 * features]) if per_split else features
+    build, replicas = lambda seed: make_head(variant, SETTINGS, seed), make_replicas(range(5), 2, [RATES])
+    found = fit_heads(build, features, labels, splits, replicas, CONFIG)
+    again = train.predict(build, found.weights, features, replicas, CONFIG)
+    np.testing.assert_allclose(again, found.logits["last"], atol=1e-12)
+
+
+def test_who_watches_sees_the_start_and_every_step_and_changes_nothing():
+    seen = []
+    watch = lambda step, replicas, parameters: seen.append((step, parameters["weight"][0].clone()))  # noqa: E731
+    replicas = make_replicas(range(2), 2, [RATES])
+    watched = fit("C", replicas, watch=watch)
+    assert [step for step, _ in seen] == list(range(1 + 4 * 5))  # 18 samples, batches of 4
+    assert torch.equal(seen[0][1], make_head("C", SETTINGS, 0).double().weight)
+    assert torch.equal(seen[-1][1], watched.weights["weight"][0])
+    assert np.array_equal(watched.logits["last"], fit("C", replicas).logits["last"])
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd", "adam-pl", "adam-pl07"])
+def test_a_pace_replaces_the_decay_and_zero_leaves_a_group_alone(optimizer):
+    config, replicas = CONFIG.model_copy(update={"optimizer": optimizer}), make_replicas(range(2), 2, [RATES])
+    plain = fit("A", replicas, config)
+    same = fit("A", replicas, config, pace=lambda epoch: dict.fromkeys(["classical", "quantum"], 0.1 ** (epoch // 2)))
+    np.testing.assert_allclose(same.logits["last"], plain.logits["last"], atol=1e-12)
+    still = fit("A", replicas, config, pace=lambda epoch: {"classical": 1.0, "quantum": 0.0})
+    start = torch.stack([make_head("A", SETTINGS, seed)[2].weights.detach().double() for seed in range(2)])
+    assert torch.equal(still.weights["2.weights"], start) and not np.array_equal(still.history, plain.history)
+
+
 def test_the_optimiser_of_pennylane_07_takes_a_whole_first_step():
     # its first step: m = g, v = g^2, so that the step is lr * sqrt(1 - b2) / (1 - b1) whatever the gradient
     config = CONFIG.model_copy(update={"optimizer": "adam-pl07", "epochs": 1, "batch_size": 100, "beta2": 0.99})

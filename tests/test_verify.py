@@ -56,6 +56,12 @@ def test_a_difference_may_move_within_its_interval(check, frames):
     assert not check("comparisons", row=row, value=rows.loc[row, "high"] + 1e-3).ok
 
 
+def test_an_average_may_move_within_its_interval():
+    row = pd.Series({"mean": "0.5", "low": "0.4", "high": "0.7"})
+    assert verify.tolerance("mean", row) == pytest.approx(0.2)
+    assert verify.tolerance("mean", row.replace({"0.4": "0.49", "0.7": "0.51"})) == verify.ABSOLUTE
+
+
 @pytest.mark.parametrize("column", ["one_seed_seconds", "peak_memory_bytes", "low"])
 def test_times_memory_and_interval_ends_are_not_compared(check, column):
     assert check("accuracy", **{column: 1e9}).ok

@@ -9,7 +9,14 @@ from pathlib import Path
 import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from qtl_utils.config import TROUBLESHOOTING, BackboneConfig, GradientsConfig, RunConfig, SimulatorsConfig
+from qtl_utils.config import (
+    TROUBLESHOOTING,
+    AttributionConfig,
+    BackboneConfig,
+    GradientsConfig,
+    RunConfig,
+    SimulatorsConfig,
+)
 from qtl_utils.paths import PROJECT
 
 COMMON = "import json\nfrom qtl_utils.paths import atomic, study_dir\nfolder = study_dir(study, results_dir)"
@@ -80,6 +87,9 @@ def toy_project(folder: Path) -> Path:
         images = ["data", "backbone_settings"] if "dataset" in fields else []
         path = notebooks / f"05_troubleshooting_{theme}.ipynb"
         write_notebook(path, _defaults([*common, "threads", *images, *fields]), COMMON, cells)
+    attribution = [*common, "data", "backbone_settings", "threads", *AttributionConfig.model_fields]
+    attribution = _defaults(attribution), COMMON, ANALYSIS.replace("NAME", "attribution_ladder")
+    write_notebook(notebooks / "06_who_learned.ipynb", *attribution)
     write_notebook(notebooks / "07_results.ipynb", _defaults(common), COMMON, RESULTS)
     return folder
 
