@@ -7,7 +7,7 @@ Tolerances, by column:
 - differences and effects (`value`): within 0.03, or inside the reference's own interval.
 - loss: within 0.1, or a fifth of the reference; ece and sd: within 0.03.
 - collapsed seeds: within 2, or a tenth of n.
-- tables of the gradient and simulator notebooks: not compared, they check themselves while they run.
+- tables of the gradient, simulator and published-results notebooks: not compared, they check themselves while they run.
 - intervals' ends, p values, the words that follow from them, which learning rates won, times, memory and
   collapsed.csv and headline.csv (they repeat accuracy.csv): not compared.
 """
@@ -23,7 +23,7 @@ from qtl_utils.runs import GROUP, LEARNING_RATES
 IGNORED = {"low", "high", "wilson_low", "wilson_high", "p", "p_holm", "p_equivalent", "verdict", "sentence"}
 IGNORED |= {"chosen", "best_sd"}
 IGNORED_TABLES = {"collapsed", "headline"}
-SELF_CHECKED = ("gradient_", "simulator_")
+SELF_CHECKED = ("gradient_", "simulator_", "published")
 KEYS = [*GROUP, "variant", "a", "b", "effect", "metric", *LEARNING_RATES]
 ACCURACIES = {"accuracy", "best_accuracy", "balanced_accuracy", "validation_accuracy"}
 LOSSES = {"loss", "validation_loss"}

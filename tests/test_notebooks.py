@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from qtl_utils.config import GradientsConfig, RunConfig, SimulatorsConfig, load_study
+from qtl_utils.config import GradientsConfig, PublishedConfig, RunConfig, SimulatorsConfig, load_study
 from qtl_utils.notebook import check_parameters, declared_parameters, modules_used
 from qtl_utils.paths import PROJECT
 
@@ -28,7 +28,7 @@ def syntax(path):
 
 
 def test_there_are_notebooks():
-    assert {f"0{i}" for i in (1, 2, 3, 4, 7)} <= {path.stem[:2] for path in NOTEBOOKS}
+    assert {f"0{i}" for i in (1, 2, 3, 4, 7, 8)} <= {path.stem[:2] for path in NOTEBOOKS}
 
 
 @every_notebook
@@ -108,11 +108,16 @@ def test_notebooks_declare_what_the_studies_tell_them(study):
         check_parameters(FOLDER / "02_train_variant.ipynb", study.run_parameters(run))
     check_parameters(FOLDER / "03_gradient_diagnostics.ipynb", study.gradient_parameters())
     check_parameters(FOLDER / "04_simulator_algorithms.ipynb", study.simulator_parameters())
+    check_parameters(FOLDER / "08_published_results.ipynb", study.published_parameters())
 
 
 @pytest.mark.parametrize(
     ("notebook", "section"),
-    [("03_gradient_diagnostics", GradientsConfig), ("04_simulator_algorithms", SimulatorsConfig)],
+    [
+        ("03_gradient_diagnostics", GradientsConfig),
+        ("04_simulator_algorithms", SimulatorsConfig),
+        ("08_published_results", PublishedConfig),
+    ],
 )
 def test_defaults_of_a_notebook_are_those_of_a_study(notebook, section):
     declared = declared_parameters(FOLDER / f"{notebook}.ipynb")
