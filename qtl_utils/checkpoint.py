@@ -17,7 +17,8 @@ URL = "https://raw.githubusercontent.com/XanaduAI/quantum-transfer-learning/mast
 FILE = "quantum_weights.pt"
 N_QUBITS, DEPTH = 4, 6
 SCALE = 0.01  # standard deviation of the initial angles, radians
-SHAPES = {"pre_net.weight": (4, 512), "pre_net.bias": (4,), "q_params": (60,), "post_net.weight": (2, 4)}
+SHAPES = {"pre_net.weight": (4, 512), "pre_net.bias": (4,), "q_params": (60,)}
+SHAPES |= {"post_net.weight": (2, 4), "post_net.bias": (2,)}
 
 
 def find_checkpoint(where: str | Path, folder: Path, base_url: str = URL) -> Path:
@@ -33,13 +34,25 @@ def find_checkpoint(where: str | Path, folder: Path, base_url: str = URL) -> Pat
     import pooch  # as in images.fetch
 
     pooch.get_logger().setLevel("WARNING")  # a few kilobytes need no line of progress
-    by_hand = "download it by hand and give checkpoint: FILE"
-    return fetch(base_url, FILE, Path(folder), None, by_hand, retries=0)
+    return fetch(base_url, FILE, Path(folder), None, "download it by hand and give checkpoint: FILE", retries=0)
 
 
-def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of the published head: pre_net, q_params (60,), post_net. ValueError where they are others."""
-    state = read_weights(path)
+def read_checkpoint(where: str | Path, folder: Path, base_url: str = URL) -> dict[str, torch.Tensor]:
+    """The tensors of the published head: pre_net, q_params (60,), post_net; `where` as in `find_checkpoint`.
+
+    ValueError where the file holds something else; a download that does is removed.
+    """
+    path = find_checkpoint(where, folder, base_url)
+    try:
+        return checked(read_weights(path), path)
+    except ValueError:
+        if where == "download":
+            path.unlink()
+        raise
+
+
+def checked(state: dict[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:
+    """`state`, if it is that of the 4-qubit head of 2019."""
     for name, shape in SHAPES.items():
         found = tuple(state[name].shape) if name in state else None
         if found != shape:
