@@ -45,11 +45,25 @@ def step_sentence(row: dict) -> str:
     n += f"; {stats.ONE_SPLIT}" if row["interval"] == stats.ONE_SPLIT else ""
     text = f"{row['step']}, {row['model']}: {100 * row['value']:+.1f} points"
     if not np.isfinite(row["low"]):
-        return f"{text} in every split, or nothing to test with ({n})."
+        return f"{text}, without an interval ({n})."
     text += f" [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}] ({n})"
     if row["by_construction"]:
         return f"{text}; positive by construction, so only its size tells something."
     return text + ("; not distinguishable from zero." if row["low"] <= 0 <= row["high"] else ".")
+
+
+def lead_sentences(scores: pd.DataFrame, a: str, b: str) -> list[str]:
+    """How often a is ahead of b under each protocol, and how far seeds spread either of them, one split at a time."""
+    lines = []
+    for protocol, part in scores.groupby("protocol", sort=False):
+        wide = part.pivot_table(index=["seed", "split"], columns="model", values="accuracy")
+        ahead, level = (wide[a] > wide[b] + 1e-9).sum(), (wide[a] - wide[b]).abs().le(1e-9).sum()
+        seeds = wide[[a, b]].groupby("split").agg("std").mean() * 100
+        lines.append(
+            f"{protocol}: {a} is ahead of {b} in {ahead} of {len(wide)} trainings, level in {level}. "
+            f"Seeds of one split spread {a} by {seeds[a]:.1f} points and {b} by {seeds[b]:.1f} (standard deviation)."
+        )
+    return lines
 
 
 # ---- two counts of the same images ----------------------------------------------------------------------------------

@@ -50,7 +50,7 @@ def test_only_choices_made_on_the_scored_images_are_by_construction():
         ((-0.01, 0.03), False, "not distinguishable from zero."),
         ((0.01, 0.03), False, "(3 splits, 6 seeds)."),
         ((-0.01, 0.03), True, "only its size tells something."),
-        ((np.nan, np.nan), False, "nothing to test with (3 splits, 6 seeds)."),
+        ((np.nan, np.nan), False, "without an interval (3 splits, 6 seeds)."),
     ],
 )
 def test_a_sentence_claims_what_its_interval_allows(interval, by_construction, end):
@@ -63,6 +63,13 @@ def test_models_are_compared_under_each_protocol():
     made = pd.concat([scores(last=LAST_ONES, test=TEST_ONES), scores(last=[0.5] * 6, test=TEST_ONES).assign(model="C")])
     rows = protocol_steps.between_models(made, "A", "C", [LAST, ON_TEST])
     assert [row["value"] for row in rows] == pytest.approx([0.1, 0.0]) and rows[0]["model"] == "A - C"
+
+
+def test_a_lead_counts_trainings_and_the_spread_of_seeds_within_splits():
+    other = scores(last=[0.5, 0.7, 0.7, 0.5, 0.5, 0.5]).assign(model="C")
+    (line,) = protocol_steps.lead_sentences(pd.concat([scores(last=LAST_ONES), other]), "A", "C")
+    assert "ahead of C in 2 of 6 trainings, level in 3" in line
+    assert "spread A by 0.0 points and C by 9.4" in line  # 0, 0.2 / sqrt 2 twice
 
 
 def test_pairings_are_all_overlaps_of_two_sets():
