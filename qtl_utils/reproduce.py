@@ -1,52 +1,22 @@
-"""The experiments of 2019 run again, and every step between their protocol and an honest one run both ways."""
+"""The experiments of 2019 run again, as rows beside their published numbers."""
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
-from torchvision.transforms import RandomResizedCrop
-from torchvision.transforms.functional import hflip, resized_crop
 
 from qtl_utils import backbones
 from qtl_utils.backbones import Backbone
 from qtl_utils.config import BackboneConfig, DataConfig, TrainConfig
-from qtl_utils.data import Splits, load_dataset, make_splits
-from qtl_utils.experiment import (
-    Inputs,
-    candidates,
-    classification_scores,
-    fit_variant,
-    head_settings,
-    open_inputs,
-)
-from qtl_utils.heads import VARIANTS, make_head
-from qtl_utils.published_results import (
-    LAST,
-    ON_TEST,
-    ON_VALIDATION,
-    ONE_TRAINING,
-    UNTRAINED,
-    images_table,
-    no_rows,
-    one_number,
-)
-from qtl_utils.train import (
-    Fit,
-    Network,
-    fit_heads,
-    fit_network,
-    join_fits,
-    make_replicas,
-    network_logits,
-    random_orders,
-    selection_subset,
-)
+from qtl_utils.data import load_dataset, make_splits
+from qtl_utils.experiment import Inputs, fit_variant, open_inputs
+from qtl_utils.protocols import published_partition, replica_scores
+from qtl_utils.published_results import LAST, ONE_TRAINING, UNTRAINED, images_table, no_rows, one_number
+from qtl_utils.train import network_logits
+from qtl_utils.tutorial import AS_THERE
 
 PLANE = {  # task -> data set, its options, learning rate: dressed_circuit.ipynb, dressed_circuit_different_shape.ipynb
     "spirals 1.52 turns": ("spirals", {"turns": 1.52}, 0.07),
@@ -58,7 +28,6 @@ CIFAR = {  # task -> data set and settings: c2q_transfer_learning_cifar.ipynb, 3
     "CIFAR-10 cat/dog": ("cifar10_cat_dog", {"depth": 5, "lr_classical": 0.001, "lr_quantum": 0.001}),
     "CIFAR-10 plane/car": ("cifar10_plane_car", {"depth": 4, "lr_classical": 0.0007, "lr_quantum": 0.0007}),
 }
-TUTORIAL_WAY, PLAIN_WAY = "as in the tutorial", "without augmentation"
 IMAGENET_INSECTS = {310: "ants", 309: "bees"}  # of the 1000 classes of ImageNet
 
 
@@ -87,222 +56,8 @@ def plane_accuracies(task: str, optimizers: Sequence[str], seeds: int) -> pd.Dat
     for optimizer in optimizers:
         for variant in ("C-block", "A"):
             fit = fit_variant(variant, inputs, plane_config(optimizer, PLANE[task][2], seeds))
-            scores = test_scores(fit, inputs, variant)
+            scores = replica_scores(fit, inputs, variant)
             rows.append(scores[scores["protocol"] == LAST].assign(task=task, variant=variant, optimizer=optimizer))
-    return pd.concat(rows, ignore_index=True)
-
-
-# ---- choosing an epoch ----------------------------------------------------------------------------------------------
-
-
-def test_scores(fit: Fit, inputs: Inputs, model: str) -> pd.DataFrame:
-    """Accuracy and loss on the test samples of every replica, after the last and after the best epoch."""
-    chosen = ON_TEST if selection_subset(inputs.splits) == "test" else ON_VALIDATION
-    rows = []
-    for i, replica in enumerate(fit.replicas):
-        test, train = (inputs.splits.indices(replica.split, subset) for subset in ("test", "train"))
-        for protocol, kind in ((LAST, "last"), (chosen, "best")):
-            values = classification_scores(fit.logits[kind][i, test], inputs.data.labels[test])
-            keys = {"model": model, "protocol": protocol, "seed": replica.seed, "split": replica.split}
-            rows.append(keys | {name: values[name] for name in ("accuracy", "loss", "n")} | {"n_train": len(train)})
-    return pd.DataFrame(rows)
-
-
-test_scores.__test__ = False  # pytest would take it for a test
-
-
-def without_validation(inputs: Inputs) -> Inputs:
-    """The same splits as 2019 would use them: no validation samples, the best epoch is looked for on the test set."""
-    subsets = np.where(inputs.splits.subsets == "validation", "", inputs.splits.subsets)
-    return replace(inputs, splits=Splits("as_published", subsets))
-
-
-def published_partition(inputs: Inputs) -> Inputs:
-    """One partition for training and testing: that which the images come with, else the first split.
-
-    There are no validation samples in it.
-    """
-    if {"train", "validation"} <= set(inputs.data.given):
-        return replace(inputs, splits=make_splits(inputs.data, protocol="as_published"))
-    inputs = without_validation(inputs)
-    return replace(inputs, splits=Splits("as_published", inputs.splits.subsets[:1]))
-
-
-def first_splits(inputs: Inputs, n: int) -> Inputs:
-    """The same inputs with at most n splits."""
-    return replace(inputs, splits=Splits(inputs.splits.protocol, inputs.splits.subsets[:n]))
-
-
-def repeated_splits(inputs: Inputs, n_splits: int = 10) -> Inputs:
-    """Stratified 60/20/20 splits of all samples, unless there are splits with validation samples already."""
-    if selection_subset(inputs.splits) == "validation":
-        return inputs
-    return replace(inputs, splits=make_splits(inputs.data, n_splits=n_splits))
-
-
-def both_protocols(variants: Sequence[str], inputs: Inputs, config: TrainConfig) -> pd.DataFrame:
-    """The same trainings scored after the last epoch, the best on validation and the best on the test samples."""
-    rows, peeking = [], without_validation(inputs)
-    for variant in variants:
-        honest = test_scores(fit_variant(variant, inputs, config), inputs, variant)
-        peeked = test_scores(fit_variant(variant, peeking, config), peeking, variant)
-        rows += [honest, peeked[peeked["protocol"] == ON_TEST]]
-    return pd.concat(rows, ignore_index=True)
-
-
-def as_published(variants: Sequence[str], inputs: Inputs, config: TrainConfig) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Scores on the published partition, and the test accuracy after every epoch: model, seed, epoch, accuracy."""
-    inputs, scores, curves = published_partition(inputs), [], []
-    for variant in variants:
-        fit = fit_variant(variant, inputs, config)
-        scores.append(test_scores(fit, inputs, variant))
-        for replica, accuracy in zip(fit.replicas, fit.history[:, :, 1, 1], strict=True):
-            rows = {"epoch": np.arange(1, len(accuracy) + 1), "accuracy": accuracy}
-            curves.append(pd.DataFrame(rows).assign(model=variant, seed=replica.seed))
-    return pd.concat(scores, ignore_index=True), pd.concat(curves, ignore_index=True)
-
-
-def both_schedules(variants: Sequence[str], inputs: Inputs, config: TrainConfig) -> pd.DataFrame:
-    """Last-epoch scores with the scheduler stepped after an epoch and before it; `protocol` says which."""
-    rows = []
-    for schedule in ("before", "after"):
-        changed = config.model_copy(update={"lr_schedule": schedule})
-        for variant in variants:
-            scores = test_scores(fit_variant(variant, inputs, changed), inputs, variant)
-            rows.append(scores[scores["protocol"] == LAST].assign(protocol=schedule))
-    return pd.concat(rows, ignore_index=True)
-
-
-# ---- a frozen backbone that is not frozen ---------------------------------------------------------------------------
-
-
-def thawed_backbone(inputs: Inputs) -> Backbone:
-    """The backbone as published code has it: weights without gradients, but BatchNorm in train mode while training."""
-    backbone = backbones.load_backbone(inputs.backbone.model, inputs.image_size, "random", frozen=False)
-    backbone.network.load_state_dict(inputs.state)
-    return backbone.requires_grad_(False)
-
-
-def has_batchnorm(inputs: Inputs) -> bool:
-    return any(name.endswith("running_mean") for name in inputs.state)
-
-
-@dataclass(frozen=True)
-class Thawed:
-    """What a head sees when BatchNorm is in train mode, for S splits, E epochs and N samples."""
-
-    features: torch.Tensor  # (S, (1 + E) N, F): of the test samples at the end, then as seen in every epoch
-    drift: pd.DataFrame  # per split and epoch, |change| / |features| of the training samples; see `thaw`
-
-
-def order_of(inputs: Inputs, split: int, epochs: int) -> np.ndarray:
-    """The order (epochs, n) of the training samples in which every seed of a split sees them here."""
-    return random_orders(inputs.splits.indices(split, "train"), split, epochs)
-
-
-@torch.no_grad()
-def thaw(inputs: Inputs, epochs: int, batch_size: int) -> Thawed:
-    """The features of every epoch with a backbone in train mode. No head enters, so all seeds of a split share them.
-
-    `drift` has two columns: `training` for the features a head is trained on, normalised by their own batch, and
-    `testing` for those it would be tested on after that epoch, as the running statistics have moved.
-    """
-    pixels, parts, rows = torch.from_numpy(inputs.pixels), [], []
-    for split in range(inputs.splits.n_splits):
-        backbone, seen = thawed_backbone(inputs), []
-        for epoch, order in enumerate(order_of(inputs, split, epochs)):
-            seen.append(inputs.features.clone())
-            backbone.train()
-            for batch in whole_batches(order, batch_size):
-                seen[-1][batch] = backbone(pixels[batch])
-            backbone.eval()
-            moved = [relative_change(f, inputs.features[order]) for f in (seen[-1][order], backbone(pixels[order]))]
-            rows.append({"split": split, "epoch": epoch + 1, "training": moved[0], "testing": moved[1]})
-        test, tested = inputs.splits.indices(split, "test"), inputs.features.clone()
-        tested[test] = backbone(pixels[test])
-        parts.append(torch.cat([tested, *seen]))
-    return Thawed(torch.stack(parts), pd.DataFrame(rows))
-
-
-def whole_batches(order: np.ndarray, size: int) -> list[np.ndarray]:
-    """`order` in batches; a last batch of one sample joins the one before, as in `train.train_epoch`."""
-    parts = np.split(order, range(size, len(order), size))
-    return [*parts[:-2], np.concatenate(parts[-2:])] if len(parts) > 1 and len(parts[-1]) == 1 else parts
-
-
-def relative_change(features: torch.Tensor, reference: torch.Tensor) -> float:
-    return float((features - reference).norm() / reference.norm())
-
-
-def both_modes(variant: str, inputs: Inputs, thawed: Thawed, config: TrainConfig) -> pd.DataFrame:
-    """Last-epoch test scores of one head on a backbone in eval mode and in train mode; `protocol` says which."""
-    rows, n, n_splits = [], len(inputs.data), inputs.splits.n_splits
-    replicas = make_replicas(range(config.seeds), n_splits, candidates(variant, config))
-    build = partial(make_head, variant, head_settings(inputs, config))
-    for mode, features, shift in (("eval mode", inputs.features, 0), ("train mode", thawed.features, n)):
-        blocks = shift * np.arange(1, config.epochs + 1)[:, None]  # epoch e reads the rows e N ... of its split
-        orders = lambda train, seed, epochs: order_of(inputs, seed % n_splits, epochs) + blocks  # noqa: B023, E731
-        labels = np.tile(inputs.data.labels, features.shape[-2] // n)
-        fit = fit_heads(build, features, labels, inputs.splits, replicas, config, orders=orders, label=mode)
-        scores = test_scores(fit, inputs, variant)
-        rows.append(scores[scores["protocol"] == LAST].assign(protocol=mode))
-    return pd.concat(rows, ignore_index=True)
-
-
-def fit_networks(build, inputs: Inputs, config: TrainConfig, label: str = "network") -> Fit:
-    """`build(seed)`, a Network, trained one seed after the other."""
-    pixels = torch.from_numpy(inputs.pixels)
-    replicas = make_replicas(range(config.seeds), inputs.splits.n_splits, candidates("C", config))
-    fits = [fit_network(build, pixels, inputs.data.labels, inputs.splits, r, config, label=label) for r in replicas]
-    return join_fits(fits)
-
-
-# ---- the PyTorch tutorial -------------------------------------------------------------------------------------------
-
-
-class Augment(nn.Module):
-    """While training, a random crop of each image, resized to its size, and a flip of every other one; uint8 in, out.
-
-    The tutorial crops the photograph; this crops the square that the study keeps of it.
-    """
-
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:  # (B, 3, S, S)
-        return torch.stack([self.one(image) for image in pixels]) if self.training else pixels
-
-    def one(self, image: torch.Tensor) -> torch.Tensor:
-        where = RandomResizedCrop.get_params(image, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3))
-        image = resized_crop(image, *where, list(image.shape[-2:]), antialias=True)
-        return hflip(image) if torch.rand(1) < 0.5 else image
-
-
-def tutorial_config(seeds: int, epochs: int) -> TrainConfig:
-    """SGD with momentum, 0.001 for everything, a tenth of it every 7 epochs, batches of 4."""
-    rates = dict.fromkeys(["lr_classical", "lr_quantum", "lr_backbone"], 0.001)
-    return TrainConfig(**rates, optimizer="sgd", momentum=0.9, lr_step=7, epochs=epochs, batch_size=4, seeds=seeds)
-
-
-def tutorial_network(variant: str, inputs: Inputs, config: TrainConfig, seed: int, augment: bool) -> Network:
-    """B, or C with a backbone that `model.train()` reaches, as in the tutorial."""
-    backbone = thawed_backbone(inputs).requires_grad_(VARIANTS[variant].training == "full")
-    parts = nn.Sequential(Augment(), backbone) if augment else backbone
-    return Network(parts, make_head(variant, head_settings(inputs, config), seed))
-
-
-def tutorial(inputs: Inputs, seeds: int, epochs: int) -> pd.DataFrame:
-    """B and C trained as in the tutorial, then B without augmentation and C on cached features; best epoch on test.
-
-    `how` tells the two apart; inputs without validation samples.
-    """
-    config, rows = tutorial_config(seeds, epochs), []
-    for variant, model in (("B", "B"), ("C", "C, SGD")):
-        for augment in (True, False):
-            how = TUTORIAL_WAY if augment else PLAIN_WAY
-            if variant == "C" and not augment:
-                fit = fit_variant("C", inputs, config)
-            else:
-                build = lambda seed: tutorial_network(variant, inputs, config, seed, augment)  # noqa: B023, E731
-                fit = fit_networks(build, inputs, config, label=f"{variant}, {how}")
-            rows.append(test_scores(fit, inputs, model).assign(how=how))
     return pd.concat(rows, ignore_index=True)
 
 
@@ -332,7 +87,7 @@ def cifar_task(task: str, folder: Path, data: dict, backbone: BackboneConfig, ca
     name, settings = CIFAR[task]
     inputs = open_inputs(folder / name, DataConfig(dataset=name, protocol="as_published", **data), backbone)
     config = TrainConfig(**settings, n_qubits=4, batch_size=8, epochs=3, lr_step=3, seeds=3)
-    scores = test_scores(fit_variant("A", inputs, config), inputs, "A")
+    scores = replica_scores(fit_variant("A", inputs, config), inputs, "A")
     rows = [images_table(scores, backbone.model, cause, task), minutes(task, "A", inputs, config)]
     return pd.concat(rows, ignore_index=True)
 
@@ -360,7 +115,7 @@ def insect_rows(
     cause = f"{other}initial weights and order of data are other draws"
     rows = [images_table(scores, model, f"{cause}; BatchNorm frozen")]
     if len(tutorial):
-        as_there = tutorial[tutorial["how"] == TUTORIAL_WAY]
+        as_there = tutorial[tutorial["how"] == AS_THERE]
         rows.append(images_table(as_there, model, f"{cause}; crops from the central square"))
     rows += [minutes("ants/bees", variant, published_partition(inputs), config) for variant in ("A", "C")]
     try:
