@@ -4,7 +4,7 @@ import difflib
 import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -135,6 +135,7 @@ class TrainConfig(Section):
     epochs: int = Field(30, ge=1)
     batch_size: int = Field(4, ge=1)
     optimizer: Literal["adam", "adam-pl", "adam-pl07", "sgd"] = "adam"  # see train.make_optimizer
+    momentum: float = Field(0.0, ge=0, lt=1)  # of sgd
     beta2: float = Field(0.999, gt=0, lt=1)
     reduction: Literal["mean", "sum"] = "mean"  # of the loss over a batch
     lr_classical: Rate = 4e-4
@@ -142,6 +143,7 @@ class TrainConfig(Section):
     lr_backbone: Rate = 4e-4
     lr_step: int = Field(10, ge=1)  # epochs between two decays
     lr_gamma: float = Field(0.1, gt=0, le=1)
+    lr_schedule: Literal["after", "before"] = "after"  # 'before' an epoch: as published code does, a decay comes early
     settings: str = Field("2019", min_length=1)  # what results trained with the rates above are called
     lr_grid: LrGrid = LrGrid()
     start: Literal["default", "published-2d"] = "default"  # initial weights and data order
@@ -154,6 +156,8 @@ class TrainConfig(Section):
         repeated = sorted({v for v in self.variants if self.variants.count(v) > 1})
         if repeated:
             raise ValueError(f"variants: {', '.join(repeated)} is listed twice; name each variant once")
+        if self.momentum and self.optimizer != "sgd":
+            raise ValueError(f"momentum: optimizer '{self.optimizer}' has none; set optimizer: sgd, or leave it out")
         return self
 
 
@@ -281,6 +285,45 @@ class AttributionConfig(Section):
     seed: int = Field(0, ge=0)
 
 
+PlaneTask = Literal["spirals 1.52 turns", "spirals 2.0 turns", "square", "moons"]
+
+
+class PublishedConfig(Section):
+    """What 08_published_results runs again; the settings that were published are not varied."""
+
+    dataset: Name | None = None  # of the study; left out: that of its first run with a backbone
+    backbone: Name | None = None
+    plane_tasks: list[PlaneTask] = Field(list(get_args(PlaneTask)), min_length=1)
+    plane_seeds: int = Field(20, ge=2)  # of the 2-D tasks; seed 0 is the published run
+    variants: list[str] = Field(["A", "C", "C-matched-relu", "C-wide"], min_length=1)
+    seeds: int = Field(24, ge=2)
+    epochs: int = Field(30, ge=1)
+    lr: Rate = 4e-3  # of heads, for the digits; 0.0004 was published for ants and bees
+    tutorial_seeds: int = Field(3, ge=1)
+    tutorial_epochs: int = Field(25, ge=1)
+    batchnorm_model: str = "resnet18"  # on the digits, where the backbone above has no BatchNorm
+    batchnorm_source_epochs: int = Field(4, ge=1)
+    batchnorm_splits: int = Field(4, ge=2)
+    batchnorm_epochs: int = Field(10, ge=1)
+    cifar_dir: UserPath | None = None  # the folder that holds cifar-10-batches-py
+    cifar_size: int = Field(224, ge=8, le=1024)  # pixels
+    cifar_images: list[int] = Field([10_000, 2_000], min_length=2, max_length=2)  # trained on, tested on
+    checkpoint: UserPath | None = "download"  # or a .pt file
+
+    @model_validator(mode="after")
+    def _check(self):
+        missing = {"A", "C"} - set(self.variants)
+        if missing:
+            raise ValueError(
+                f"variants: {' and '.join(sorted(missing))} is missing; the published numbers are A's and C's"
+            )
+        if self.checkpoint not in (None, "download") and not user_path(self.checkpoint).is_file():
+            raise ValueError(f"checkpoint: there is no file '{self.checkpoint}'; give a .pt file, download or null")
+        if self.cifar_dir is not None and not user_path(self.cifar_dir).is_dir():
+            raise ValueError(f"cifar_dir: there is no folder '{self.cifar_dir}'; give the one with cifar-10-batches-py")
+        return self
+
+
 class StudyConfig(Section):
     """One study file."""
 
@@ -294,6 +337,7 @@ class StudyConfig(Section):
     simulators: SimulatorsConfig | None = SimulatorsConfig()
     troubleshooting: TroubleshootingConfig | None = TroubleshootingConfig()
     attribution: AttributionConfig | None = AttributionConfig()
+    published: PublishedConfig | None = None  # about the tasks of 2019: only in a study that asks for it
 
     @model_validator(mode="after")
     def _check(self):
@@ -309,7 +353,7 @@ class StudyConfig(Section):
                 if name not in known:
                     raise ValueError(f"runs.{run}.{kind}: {unknown_name(kind, name, known)}")
             self._check_run(run, settings)
-        for section in ("gradients", "attribution"):
+        for section in ("gradients", "attribution", "published"):
             for kind, known in (("dataset", self.datasets), ("backbone", self.backbones)):
                 name = getattr(getattr(self, section), kind, None)
                 if name is not None and name not in known:
@@ -378,6 +422,10 @@ class StudyConfig(Section):
     def attribution_parameters(self) -> dict[str, Any]:
         """What notebook 06 is told: every field of AttributionConfig, and what its names stand for."""
         return self._of_one_backbone(self.attribution)
+
+    def published_parameters(self) -> dict[str, Any]:
+        """What notebook 08 is told: every field of PublishedConfig, and what its names stand for."""
+        return self._of_one_backbone(self.published)
 
     def _of_one_backbone(self, given: Any) -> dict[str, Any]:
         with_images = [r for r in self.runs.values() if self.backbones[r.backbone].model != "none"]
@@ -575,6 +623,9 @@ def check_names(study: StudyConfig, file: str | Path, registries: Mapping[str, C
     if study.attribution is not None:
         for key in ("variants", "rate_variants", "fraction_variants"):
             uses.extend((f"attribution.{key}", "variant", name) for name in getattr(study.attribution, key))
+    if study.published is not None:
+        uses.extend(("published.variants", "variant", name) for name in study.published.variants)
+        uses.append(("published.batchnorm_model", "model", study.published.batchnorm_model))
     if study.simulators is not None:
         uses.extend(("simulators.networks", "model", name) for name in study.simulators.networks)
     for key, kind, name in uses:

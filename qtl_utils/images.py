@@ -171,7 +171,9 @@ def _name(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix().encode("utf-8", "replace").decode()
 
 
-def fetch(base_url: str, filename: str, folder: Path, known_hash: str, by_hand: str) -> Path:
+def fetch(
+    base_url: str, filename: str, folder: Path, known_hash: str | None, by_hand: str, retries: int | None = None
+) -> Path:
     """Downloads `filename` into `folder` unless it is there with the right hash; a failed attempt is repeated.
 
     FileNotFoundError if the server cannot be reached, ValueError if what it sends has another hash; both end
@@ -179,13 +181,15 @@ def fetch(base_url: str, filename: str, folder: Path, known_hash: str, by_hand: 
     """
     import pooch  # here, because it asks for a progress widget as soon as it is imported
 
+    retries = RETRIES if retries is None else retries
     url = f"{base_url.rstrip('/')}/{filename}"
     registry = {filename: known_hash}
-    source = pooch.create(path=folder, base_url=f"{base_url.rstrip('/')}/", registry=registry, retry_if_failed=RETRIES)
+    source = pooch.create(path=folder, base_url=f"{base_url.rstrip('/')}/", registry=registry, retry_if_failed=retries)
     try:
         return Path(source.fetch(filename))
     except RequestException as error:
-        reason = f"{url} could not be downloaded after {RETRIES + 1} attempts ({type(error).__name__})"
+        attempts = f"{retries + 1} attempts" if retries else "one attempt"
+        reason = f"{url} could not be downloaded after {attempts} ({type(error).__name__})"
         raise FileNotFoundError(f"{reason}; {by_hand}") from error
     except ValueError as error:
         raise ValueError(f"{url} does not have the expected hash {known_hash}; {by_hand}") from error

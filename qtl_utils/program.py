@@ -314,6 +314,7 @@ class Program:
         return {key: value for key, value in self.__dict__.items() if key not in ("schedule", "_factors")}
 
 
+@torch.enable_grad()  # how angles depend on inputs and weights is read from torch's graph
 def compile_circuit(
     circuit: Callable, n_qubits: int, weight_shape: Iterable[int], n_inputs: int | None = None
 ) -> Program:

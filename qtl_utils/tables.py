@@ -166,7 +166,7 @@ def style(frame: pd.DataFrame, caption: str = "") -> Styler:
     """`frame` for reading: mean ± sd and [low, high] in one column each, no column that is empty throughout."""
     frame = frame.copy()
     for mean, spread in (("accuracy", "sd"), ("best_accuracy", "best_sd")):
-        if spread in frame:
+        if mean in frame and spread in frame:
             frame[mean] = _joined(frame[mean], frame.pop(spread), "{:.3f} ± {:.3f}")
     for low, high, name in (("low", "high", "95 %"), ("wilson_low", "wilson_high", "Wilson 95 %")):
         if low in frame:

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,12 @@ def random_orders(train: np.ndarray, seed: int, epochs: int) -> np.ndarray:
     """The order (epochs, n) in which a seed sees the training samples."""
     rng = np.random.default_rng([seed, 2019])
     return np.stack([rng.permutation(train) for _ in range(epochs)])
+
+
+def lr_decay(epoch: int, config: TrainConfig) -> float:
+    """The factor on every learning rate in `epoch` (from 0): StepLR's, stepped after an epoch or before it."""
+    steps = epoch + (config.lr_schedule == "before")
+    return config.lr_gamma ** (steps // config.lr_step)
 
 
 # ---- all seeds at once ----------------------------------------------------------------------------------------------
@@ -178,7 +185,7 @@ def _fit_group(build, features, labels, splits, replicas, config, orders, pace, 
         share = (targets >= 0).to(dtype)  # of each sample in the loss that is minimised
         if config.reduction == "mean":
             share /= share.sum(-1, keepdim=True)
-        decay, outputs = pace(epoch) if pace else config.lr_gamma ** (epoch // config.lr_step), []
+        decay, outputs = pace(epoch) if pace else lr_decay(epoch, config), []
         for row, target, weight in zip(rows, targets.flatten(1), share.flatten(1), strict=True):
             logits = model(embedding(row, table))
             loss = cross_entropy(logits.flatten(0, 1), target, reduction="none", ignore_index=-1)
@@ -352,7 +359,7 @@ def _factor(decay: float | dict[str, float], kind: str) -> float:
 
 
 def _torch_step(parameters: Sequence[torch.Tensor], kinds: Sequence[str], lrs, config: TrainConfig) -> Callable:
-    """torch's Adam or gradient descent on slices of neighbouring replicas that have the same rate."""
+    """torch's Adam or gradient descent (with momentum) on slices of neighbouring replicas that have the same rate."""
     slices = {}  # rate and kind -> (number of the parameter, first replica, last replica + 1), ...
     for number, (kind, lr) in enumerate(zip(kinds, lrs, strict=True)):
         starts = [i for i in range(len(lr)) if i == 0 or lr[i] != lr[i - 1]]
@@ -372,8 +379,8 @@ def _torch_step(parameters: Sequence[torch.Tensor], kinds: Sequence[str], lrs, c
                 continue
             grads, lr = [gradients[n][a:b] for n, a, b in found], lr * factor
             if config.optimizer == "sgd":
-                for part, grad in zip(parts, grads, strict=True):
-                    part.sub_(grad, alpha=lr)
+                for part, grad, velocity in zip(parts, grads, moments[0], strict=True):
+                    part.sub_(velocity.mul_(config.momentum).add_(grad), alpha=lr)
             else:
                 options = {"beta1": 0.9, "beta2": config.beta2, "eps": 1e-8, "weight_decay": 0.0}
                 adam(parts, grads, *moments, [], counts, fused=True, amsgrad=False, maximize=False, lr=lr, **options)
@@ -423,7 +430,7 @@ def fit_network(
     start, device = time.perf_counter(), pixels.device
     model = build(replica.seed).to(device=device, dtype=getattr(torch, config.dtype))
     optimizer = network_optimizer(model, replica.rates, config)
-    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, config.lr_step, config.lr_gamma)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(lr_decay, config=config))
     labels = torch.as_tensor(labels, device=device)
     order = random_orders(splits.indices(replica.split, "train"), replica.seed, config.epochs)
     chosen = splits.indices(replica.split, selection_subset(splits))
@@ -476,7 +483,7 @@ def network_optimizer(model: nn.Module, rates: Rates, config: TrainConfig) -> to
             groups[group].append(p)
     parameters = [{"params": ps, "lr": getattr(rates, group)} for group, ps in groups.items() if ps]
     if config.optimizer == "sgd":
-        return torch.optim.SGD(parameters)
+        return torch.optim.SGD(parameters, momentum=config.momentum)
     return torch.optim.Adam(parameters, betas=(0.9, config.beta2), foreach=True)
 
 

@@ -7,8 +7,8 @@ Tolerances, by column:
 - differences, effects (`value`) and other averages (`mean`): within 0.03, or inside the reference's own interval.
 - loss: within 0.1, or a fifth of the reference; ece and sd: within 0.03.
 - collapsed seeds: within 2, or a tenth of n.
-- tables of the gradient, simulator and troubleshooting notebooks, and those of the geometry of one trained model: not
-  compared, they check themselves while they run, or follow one seed.
+- tables of the gradient, simulator, troubleshooting and published-results notebooks, and those of the geometry of one
+  trained model: not compared, they check themselves while they run, or follow one seed.
 - intervals' ends, p values, the words that follow from them, which learning rates won, times, memory and
   collapsed.csv and headline.csv (they repeat accuracy.csv): not compared.
 """
@@ -28,6 +28,7 @@ SELF_CHECKED = (
     "gradient_",
     "simulator_",
     "doctor_",
+    "published",
     "attribution_fisher",
     "attribution_fourier",
     "attribution_circuit",

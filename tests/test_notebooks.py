@@ -11,6 +11,7 @@ from qtl_utils.config import (
     TROUBLESHOOTING,
     AttributionConfig,
     GradientsConfig,
+    PublishedConfig,
     RunConfig,
     SimulatorsConfig,
     TroubleshootingConfig,
@@ -38,7 +39,7 @@ def syntax(path):
 
 
 def test_there_are_notebooks():
-    assert {f"0{i}" for i in range(1, 8)} <= {path.stem[:2] for path in NOTEBOOKS}
+    assert {f"0{i}" for i in range(1, 9)} <= {path.stem[:2] for path in NOTEBOOKS}
 
 
 @every_notebook
@@ -122,6 +123,7 @@ def test_notebooks_declare_what_the_studies_tell_them(study):
         path = FOLDER / f"05_troubleshooting_{theme}.ipynb"
         check_parameters(path, study.troubleshooting_parameters(theme))
     check_parameters(FOLDER / "06_who_learned.ipynb", study.attribution_parameters())
+    check_parameters(FOLDER / "08_published_results.ipynb", study.published_parameters())
 
 
 @pytest.mark.parametrize(
@@ -130,6 +132,7 @@ def test_notebooks_declare_what_the_studies_tell_them(study):
         ("03_gradient_diagnostics", GradientsConfig),
         ("04_simulator_algorithms", SimulatorsConfig),
         ("06_who_learned", AttributionConfig),
+        ("08_published_results", PublishedConfig),
     ],
 )
 def test_defaults_of_a_notebook_are_those_of_a_study(notebook, section):

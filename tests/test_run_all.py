@@ -253,7 +253,7 @@ def real_project(folder):
 
 def test_smoke_runs_from_one_command_to_its_report(tmp_path):
     project = real_project(tmp_path / "a real copy")
-    assert len(ran(run_all(project, "smoke"))) == 12
+    assert len(ran(run_all(project, "smoke"))) == 13
     assert ran(run_all(project, "smoke")) == []
     answer = json.loads((project / "results" / "smoke" / "tables" / "answer.json").read_text())
     assert answer["question"] in (project / "results" / "smoke" / "report" / "index.html").read_text()

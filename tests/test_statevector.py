@@ -142,6 +142,15 @@ def test_affine_angles_sums_of_words_and_adjoints_are_followed():
     assert_like_reference(circuit, 2, (2,), 1)
 
 
+def test_a_circuit_is_read_where_gradients_are_off_too():
+    circuit = make_circuit("mari2019", "tanh", 3)
+    with torch.no_grad():
+        found = compile_circuit(circuit, 3, (2, 3))
+    inputs, weights = torch.rand(5, 3, dtype=torch.float64), torch.rand(2, 3, dtype=torch.float64)
+    expected = simulate(compile_circuit(circuit, 3, (2, 3)), inputs, weights)
+    assert torch.equal(simulate(found, inputs, weights), expected)
+
+
 def test_a_qnode_is_read_like_its_function():
     qnode = qml.QNode(make_circuit("mari2019", "tanh", 2), qml.device("default.qubit", wires=2))
     assert compile_circuit(qnode, 2, (1, 2)) == compile_circuit(qnode.func, 2, (1, 2))

@@ -112,23 +112,30 @@ def test_stacking_by_layers_equals_vmap(variant):
         model.layers = stackable_layers(model.base)
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
-def test_a_seed_follows_torch_optimisers_step_by_step(optimizer):
+@pytest.mark.parametrize(
+    ("optimizer", "momentum", "schedule"),
+    [("adam", 0.0, "after"), ("sgd", 0.0, "after"), ("sgd", 0.9, "after"), ("adam", 0.0, "before")],
+)
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")  # what the "before" of published code is
+def test_a_seed_follows_torch_optimisers_step_by_step(optimizer, momentum, schedule):
     features, labels, splits = problem()
-    config = CONFIG.model_copy(update={"optimizer": optimizer})
+    config = CONFIG.model_copy(update={"optimizer": optimizer, "momentum": momentum, "lr_schedule": schedule})
     found = fit("A", [Replica(1, 1, 0, RATES)], config)
     model, labels = make_head("A", SETTINGS, 1).double(), torch.from_numpy(labels)
     groups = [{"params": [model[2].weights], "lr": RATES.quantum}]
     groups.append({"params": [*model[0].parameters(), *model[3].parameters()], "lr": RATES.classical})
-    torch_optimizer = (torch.optim.Adam if optimizer == "adam" else torch.optim.SGD)(groups)
+    torch_optimizer = torch.optim.Adam(groups) if optimizer == "adam" else torch.optim.SGD(groups, momentum=momentum)
     scheduler = torch.optim.lr_scheduler.StepLR(torch_optimizer, 2, 0.1)
     for order in random_orders(splits.indices(1, "train"), 1, 4):
+        if schedule == "before":
+            scheduler.step()
         for start in range(0, len(order), 4):
             index = order[start : start + 4]
             torch_optimizer.zero_grad()
             cross_entropy(model(features[index]), labels[index]).backward()
             torch_optimizer.step()
-        scheduler.step()
+        if schedule == "after":
+            scheduler.step()
     np.testing.assert_allclose(found.logits["last"][0], model(features).detach(), atol=1e-10)
 
 

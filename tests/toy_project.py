@@ -14,6 +14,7 @@ from qtl_utils.config import (
     AttributionConfig,
     BackboneConfig,
     GradientsConfig,
+    PublishedConfig,
     RunConfig,
     SimulatorsConfig,
 )
@@ -90,6 +91,9 @@ def toy_project(folder: Path) -> Path:
     attribution = [*common, "data", "backbone_settings", "threads", *AttributionConfig.model_fields]
     attribution = _defaults(attribution), COMMON, ANALYSIS.replace("NAME", "attribution_ladder")
     write_notebook(notebooks / "06_who_learned.ipynb", *attribution)
+    published = [*common, "data", "backbone_settings", "threads", *PublishedConfig.model_fields]
+    published = _defaults(published), COMMON, ANALYSIS.replace("NAME", "published")
+    write_notebook(notebooks / "08_published_results.ipynb", *published)
     write_notebook(notebooks / "07_results.ipynb", _defaults(common), COMMON, RESULTS)
     return folder
 
