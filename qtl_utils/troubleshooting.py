@@ -20,12 +20,13 @@ from torch import nn
 from torch.nn.functional import cosine_similarity, cross_entropy
 
 from qtl_utils import stats
-from qtl_utils.backbones import Backbone
 from qtl_utils.config import TrainConfig
 from qtl_utils.doctor import CHECKS, Diagnosis, Finding, Patient, diagnose, kept_random
 from qtl_utils.experiment import Inputs, candidates, classification_scores, fit_frozen, scale_features
 from qtl_utils.faults import FAULTS, HEALTHY, Fault, images, points
+from qtl_utils.frozen import both_modes, thaw
 from qtl_utils.probe import saved_by_circuits
+from qtl_utils.protocols import first_splits
 from qtl_utils.train import Fit, make_replicas
 
 TRAINED, TESTED = 64, 200  # samples a model is trained with, and tested on
@@ -335,11 +336,16 @@ def _test_accuracy(fit: Fit, inputs: Inputs, extra: int = 0) -> np.ndarray:
     return np.array(found)
 
 
-def estimated(name: str, quantity: str, values: np.ndarray, fit: Fit, inputs: Inputs) -> dict[str, object]:
-    """A row like that of `gained`, with the interval over splits that this study uses everywhere."""
+def per_training(values: np.ndarray, fit: Fit) -> pd.Series:
+    """Values of the replicas of a fit, indexed by seed and split."""
     index = pd.MultiIndex.from_tuples([(r.seed, r.split) for r in fit.replicas], names=["seed", "split"])
+    return pd.Series(values, index=index)
+
+
+def estimated(name: str, quantity: str, values: pd.Series, inputs: Inputs) -> dict[str, object]:
+    """A row like that of `gained`, with the interval over splits that this study uses everywhere."""
     sizes = [len(inputs.splits.indices(0, subset)) for subset in ("test", "train")]
-    found = stats.estimate(pd.Series(values, index=index), sizes[0] / sizes[1])
+    found = stats.estimate(values, sizes[0] / sizes[1])
     reading = "above zero" if found.low > 0 else "below zero" if found.high < 0 else "not distinguishable from zero"
     row = {"fault": name, "quantity": quantity, "change": found.value, "low": found.low, "high": found.high}
     return row | {"n": found.n_seeds, "ratio": False, "reading": reading}
@@ -350,7 +356,9 @@ def selection_bias(inputs: Inputs, config: TrainConfig, seeds: int) -> dict[str,
     published = dataclasses.replace(inputs, splits=dataclasses.replace(inputs.splits, protocol="as_published"))
     fit = _fit(published, config, seeds)
     test = fit.history[:, :, 1, 1]
-    return estimated("best_on_test", "test accuracy: best epoch minus last", test.max(1) - test[:, -1], fit, inputs)
+    return estimated(
+        "best_on_test", "test accuracy: best epoch minus last", per_training(test.max(1) - test[:, -1], fit), inputs
+    )
 
 
 def leakage_bias(inputs: Inputs, config: TrainConfig, seeds: int, share: float = 0.25) -> dict[str, object]:
@@ -358,7 +366,7 @@ def leakage_bias(inputs: Inputs, config: TrainConfig, seeds: int, share: float =
     fit = _fit(inputs, config, seeds)
     extra = int(share * len(inputs.splits.indices(0, "test")))
     values = _test_accuracy(fit, inputs, extra) - _test_accuracy(fit, inputs)
-    return estimated("leakage", f"test accuracy: with {extra} copies minus without", values, fit, inputs)
+    return estimated("leakage", f"test accuracy: with {extra} copies minus without", per_training(values, fit), inputs)
 
 
 def scaler_bias(inputs: Inputs, config: TrainConfig, seeds: int) -> dict[str, object]:
@@ -371,37 +379,16 @@ def scaler_bias(inputs: Inputs, config: TrainConfig, seeds: int) -> dict[str, ob
         fit = _fit(scaled, plain, seeds)
         found[name] = _test_accuracy(fit, inputs)
     values = found["all"] - found["train"]
-    return estimated("scaler_on_all", "test accuracy: scaled on all minus on train", values, fit, inputs)
+    return estimated("scaler_on_all", "test accuracy: scaled on all minus on train", per_training(values, fit), inputs)
 
 
-def batchnorm_gain(inputs: Inputs, backbone: Backbone, config: TrainConfig, seeds: int, batch: int = 4) -> dict:
-    """What keeping a frozen backbone in eval mode changes, beside train mode with small batches.
-
-    In train mode, training images are normalised with the statistics of their batch, and test images with running
-    statistics that training has moved.
-    """
-    network, pixels = copy.deepcopy(backbone), torch.from_numpy(inputs.pixels)
-    norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    clean, moved = [], []
-    with torch.no_grad():
-        clean = torch.cat([network.eval()(part) for part in pixels.split(128)])
-        order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(0))
-        trained = torch.empty_like(clean)
-        for norm in norms:
-            norm.train()
-        for part in order[: len(order) // batch * batch].split(batch):
-            trained[part] = network(pixels[part])
-        moved = torch.cat([network.eval()(part) for part in pixels.split(128)])
-    mixed = []
-    for split in range(inputs.splits.n_splits):
-        rows, train = moved.clone(), inputs.splits.indices(split, "train")
-        rows[train] = trained[train]
-        mixed.append(rows)
-    found = {}
-    for name, features in (("train mode", torch.stack(mixed)), ("eval mode", clean)):
-        plain = config.model_copy(update={"feature_scaling": "none"})
-        fit = _fit(dataclasses.replace(inputs, features=features), plain, seeds, "C")
-        found[name] = _test_accuracy(fit, inputs)
-    values = found["eval mode"] - found["train mode"]
-    row = estimated("batchnorm", "test accuracy: eval mode minus train mode", values, fit, inputs)
-    return row | {"broken": found["train mode"].mean(), "mended": found["eval mode"].mean()}
+def batchnorm_gain(inputs: Inputs, config: TrainConfig, seeds: int, n_splits: int = 4, epochs: int = 6) -> dict:
+    """What keeping a frozen backbone in eval mode changes for a linear head, beside train mode with batches of four."""
+    few = first_splits(inputs, n_splits)
+    plain = {"feature_scaling": "none", "epochs": min(epochs, config.epochs), "seeds": seeds}
+    plain = config.model_copy(update=plain)
+    scores = both_modes("C", few, thaw(few, plain.epochs, 4), plain)
+    wide = scores.pivot_table(index=["seed", "split"], columns="protocol", values="accuracy")
+    quantity = "test accuracy: eval mode minus train mode"
+    row = estimated("batchnorm", quantity, wide["eval mode"] - wide["train mode"], few)
+    return row | {"broken": wide["train mode"].mean(), "mended": wide["eval mode"].mean()}
