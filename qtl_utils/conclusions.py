@@ -75,6 +75,16 @@ def benefit(retrained: pd.DataFrame, schedules: Sequence[str]) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
+def backbone_benefit(retrained: pd.DataFrame, joint: pd.DataFrame) -> pd.DataFrame:
+    """Main effects and interaction of {angles} x {backbone}, the classical layers of the head learning throughout."""
+    cells, names = ["classical", "full, classical", "both, concurrent", "full, both"], ("angles", "backbone")
+    everything, frames = pd.concat([retrained, joint], ignore_index=True), []
+    for metric in ("accuracy", "loss"):
+        table = stats.factorial(everything, metric, cells=cells, names=names)
+        frames.append(table.assign(schedule="with the backbone", metric=metric).drop(columns=["p_equivalent", "note"]))
+    return pd.concat(frames, ignore_index=True)
+
+
 def against(metrics: pd.DataFrame, a: str, others: Sequence[str]) -> pd.DataFrame:
     """a minus each of `others` as one family, a row each with its sentence; empty where there are no metrics."""
     if metrics.empty:
