@@ -81,7 +81,7 @@ def backbone_benefit(retrained: pd.DataFrame, joint: pd.DataFrame) -> pd.DataFra
     everything, frames = pd.concat([retrained, joint], ignore_index=True), []
     for metric in ("accuracy", "loss"):
         table = stats.factorial(everything, metric, cells=cells, names=names)
-        frames.append(table.assign(schedule="with the backbone", metric=metric).drop(columns=["p_equivalent", "note"]))
+        frames.append(table.assign(schedule="whole network", metric=metric).drop(columns=["p_equivalent", "note"]))
     return pd.concat(frames, ignore_index=True)
 
 
