@@ -128,9 +128,10 @@ def used_and_useful(metrics: pd.DataFrame) -> list[str]:
     below = [t.b for t, verdict in zip(family, ended, strict=True) if verdict == "higher"]
     text = "Yes: A is higher than all of " if len(below) == len(family) else "Only in part: A is higher than "
     ran = [t.b for t in family if not t.not_run]
+    behind = counts(family[0]) + (f", Holm over {len(family)}" if family[0].interval == stats.OVER_SPLITS else "")
     if not below:
         text, below = "Not shown: A is higher than none of ", ran
-    lines.append(f"Is the circuit useful? {text}{', '.join(below)} ({_how_many(ended)}; {counts(family[0])}, Holm).")
+    lines.append(f"Is the circuit useful? {text}{', '.join(below)} ({_how_many(ended)}; {behind}).")
     return lines
 
 
