@@ -55,9 +55,14 @@ class Trained:
         """Last-epoch metrics of the replicas `where` (all), with the columns that `stats` groups by."""
         fit = replace(self.fit, logits={"last": self.fit.logits["last"] if logits is None else logits})
         index = np.arange(len(fit.replicas)) if where is None else np.flatnonzero(where)
-        named = {"dataset": self.inputs.data.name, "backbone": self.inputs.backbone.model}
-        named |= {"settings": self.config.settings, "protocol": self.inputs.splits.protocol}
-        return score_metrics(fit, index, self.inputs).assign(**named | {"variant": arm or self.variant} | keys)
+        named = group_of(self.inputs, self.config) | {"variant": arm or self.variant}
+        return score_metrics(fit, index, self.inputs).assign(**named | keys)
+
+
+def group_of(inputs: Inputs, config: TrainConfig) -> dict[str, str]:
+    """What all rows of one comparison share, as `runs.GROUP` names it."""
+    named = {"dataset": inputs.data.name, "backbone": inputs.backbone.model}
+    return named | {"settings": config.settings, "protocol": inputs.splits.protocol}
 
 
 def train_variant(

@@ -75,6 +75,16 @@ def benefit(retrained: pd.DataFrame, schedules: Sequence[str]) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
+def backbone_benefit(retrained: pd.DataFrame, joint: pd.DataFrame) -> pd.DataFrame:
+    """Main effects and interaction of {angles} x {backbone}, the classical layers of the head learning throughout."""
+    cells, names = ["classical", "full, classical", "both, concurrent", "full, both"], ("angles", "backbone")
+    everything, frames = pd.concat([retrained, joint], ignore_index=True), []
+    for metric in ("accuracy", "loss"):
+        table = stats.factorial(everything, metric, cells=cells, names=names)
+        frames.append(table.assign(schedule="whole network", metric=metric).drop(columns=["p_equivalent", "note"]))
+    return pd.concat(frames, ignore_index=True)
+
+
 def against(metrics: pd.DataFrame, a: str, others: Sequence[str]) -> pd.DataFrame:
     """a minus each of `others` as one family, a row each with its sentence; empty where there are no metrics."""
     if metrics.empty:
@@ -118,9 +128,10 @@ def used_and_useful(metrics: pd.DataFrame) -> list[str]:
     below = [t.b for t, verdict in zip(family, ended, strict=True) if verdict == "higher"]
     text = "Yes: A is higher than all of " if len(below) == len(family) else "Only in part: A is higher than "
     ran = [t.b for t in family if not t.not_run]
+    behind = counts(family[0]) + (f", Holm over {len(family)}" if family[0].interval == stats.OVER_SPLITS else "")
     if not below:
         text, below = "Not shown: A is higher than none of ", ran
-    lines.append(f"Is the circuit useful? {text}{', '.join(below)} ({_how_many(ended)}; {counts(family[0])}, Holm).")
+    lines.append(f"Is the circuit useful? {text}{', '.join(below)} ({_how_many(ended)}; {behind}).")
     return lines
 
 

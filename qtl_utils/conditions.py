@@ -1,4 +1,4 @@
-"""The same comparisons under other conditions: less data, circuits of other sizes, noise at test time."""
+"""The same comparisons under other conditions: less data, other sizes, a backbone that learns too, noise."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,12 +7,14 @@ import numpy as np
 import pandas as pd
 import torch
 
-from qtl_utils.attribution import Trained, alter, first_layers, train_variant
+from qtl_utils.attribution import Trained, alter, first_layers, group_of, own_rates, train_variant
 from qtl_utils.conclusions import ZEROED
 from qtl_utils.config import TrainConfig
 from qtl_utils.data import Splits
-from qtl_utils.experiment import Inputs, head_features
+from qtl_utils.experiment import Inputs, head_features, head_settings, make_network, score_metrics
+from qtl_utils.heads import circuit_angles
 from qtl_utils.quantum_layer import QuantumLayer
+from qtl_utils.train import Network, fit_network, join_fits, make_replicas
 
 
 def thin(splits: Splits, labels: np.ndarray, fraction: float) -> Splits:
@@ -59,6 +61,27 @@ def sizes(
             metrics += [train_variant("A-none", inputs, other).metrics(**keys)]
             travel.append(trained.travel.assign(**keys))
     return pd.concat(metrics, ignore_index=True), pd.concat(travel, ignore_index=True)
+
+
+def with_backbone(inputs: Inputs, config: TrainConfig, seeds: int) -> pd.DataFrame:
+    """Metrics of A-joint, the backbone learning too, whose angles learn or stay at their draw.
+
+    The arms are "full, both" and "full, classical"; `attribution.retrain` has the same two on the frozen backbone.
+    """
+    settings, pixels, frames = head_settings(inputs, config), torch.from_numpy(inputs.pixels), []
+    for arm, learn in (("full, both", True), ("full, classical", False)):
+
+        def build(seed: int, learn=learn) -> Network:
+            network = make_network("A-joint", inputs, settings, seed)
+            for angles in circuit_angles(network.head).values():
+                angles.requires_grad_(learn)
+            return network
+
+        replicas = make_replicas(range(seeds), inputs.splits.n_splits, [own_rates(config)])
+        fits = [fit_network(build, pixels, inputs.data.labels, inputs.splits, r, config, label=arm) for r in replicas]
+        rows = score_metrics(join_fits(fits), range(seeds), inputs)
+        frames.append(rows.assign(**group_of(inputs, config), variant=arm))
+    return pd.concat(frames, ignore_index=True)
 
 
 def input_noise(trained: Trained, levels: Sequence[float], seed: int = 0) -> pd.DataFrame:

@@ -268,11 +268,13 @@ class AttributionConfig(Section):
     batch_size: int = Field(8, ge=1)
     lr_classical: Rate = 0.01
     lr_quantum: Rate = 0.01
+    lr_backbone: Rate = 0.001
     lr_step: int = Field(10, ge=1)
     lr_gamma: float = Field(0.1, gt=0, le=1)
     rate_factors: Factors = [0.1, 1.0, 10.0, 100.0]
     rate_variants: list[str] = ["A", "C", "C-matched"]
     schedules: list[Literal["concurrent", "alternating", "two-stage"]] = ["concurrent", "alternating", "two-stage"]
+    joint_seeds: int = Field(0, ge=0)  # of networks whose backbone learns too; 0 leaves them out
     fractions: list[Annotated[float, Field(gt=0, le=1)]] = [0.1, 0.25, 0.5, 1.0]
     fraction_variants: list[str] = ["A", "C", "C-matched", "A-surrogate"]
     size_qubits: Sizes = [2, 4, 6, 8]

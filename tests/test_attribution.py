@@ -4,6 +4,7 @@ import itertools
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
@@ -229,6 +230,6 @@ def test_a_variant_that_cannot_be_taken_apart_says_why():
 
 
 def test_rows_are_those_that_the_statistics_take(trained):
-    metrics = attribution.pd.concat([trained.metrics(), trained.metrics(ZEROED, attribution.alter(trained, ZEROED))])
+    metrics = pd.concat([trained.metrics(), trained.metrics(ZEROED, attribution.alter(trained, ZEROED))])
     found = stats.paired(metrics, "A", ZEROED)
     assert found.n_splits == 2 and found.n_seeds == 4 and stats.size_ratio(metrics) == pytest.approx(14 / 24)

@@ -66,14 +66,20 @@ def test_the_ladder_draws_a_rung_per_scaling_and_kind():
     assert len(axes[0].containers) == 3
 
 
-def test_travel_and_benefit_and_fisher_are_drawn_from_their_tables():
-    travel = pd.DataFrame(
-        [{"scaling": "none", "stage": s, "net": 0.1, "path": 0.2, "nominal": 1} for s in ("circuit",)]
-    )
-    assert inside(figures.travel(travel).axes[0], [0.1, 1], [0, 0]) or figures.travel(travel).axes[0].yaxis_inverted()
+def test_travel_shows_every_dot_and_the_sum_of_rates():
+    rows = [{"scaling": "none", "stage": "circuit", "net": x, "path": 2 * x, "nominal": 1.0} for x in (0.01, 0.1)]
+    (ax,) = figures.travel(pd.DataFrame(rows)).axes
+    low, high = ax.get_xlim()
+    assert low <= 0.01 and high >= 1.0 and [len(dots.get_offsets()) for dots in ax.collections] == [2, 2]
+
+
+def test_the_benefit_has_a_mark_per_effect_and_metric():
     cells = {v: 0.5 + 0.01 * RNG.normal(size=(5, 2)) for v in ("neither", "angles", "classical", "both, concurrent")}
     table = conclusions.benefit(metrics(cells), ["concurrent"])
     assert [len(ax.containers) for ax in figures.benefit(table).axes] == [3, 3]
+
+
+def test_eigenvalues_that_are_zero_are_not_drawn():
     spectra = pd.DataFrame({"block": "circuit", "when": "after", "number": [1, 2, 3], "eigenvalue": [1.0, 0.1, 0.0]})
     (line,) = figures.fisher(spectra).axes[0].lines
     assert list(line.get_ydata()) == [1.0, 0.1]

@@ -74,6 +74,13 @@ def test_the_benefit_is_the_interaction_put_in():
     assert table.loc[("loss", "classical layers"), "value"] == pytest.approx(-0.25, abs=0.01)
 
 
+def test_the_backbone_is_a_factor_of_its_own():
+    joint = metrics({"full, classical": arm(0.75, 0.004, seed=8), "full, both": arm(0.75, 0.004, seed=9)})
+    table = conclusions.backbone_benefit(cells(0.5, 0.6, 0.7, 0.8), joint).set_index(["metric", "effect"])
+    values = [table.loc[("accuracy", name), "value"] for name in ("angles", "backbone", "interaction")]
+    assert values == pytest.approx([0.05, 0, -0.1], abs=0.01)
+
+
 def test_effects_without_evidence_are_said_to_be_none():
     lines = conclusions.effects(conclusions.benefit(cells(0.5, 0.5, 0.7, 0.7), ["concurrent"]))
     found = {line.partition(":")[0]: line for line in lines}

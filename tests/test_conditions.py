@@ -1,10 +1,15 @@
 """Less data, other sizes, noise: each against what it must be by construction."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 from test_attribution import CONFIG, INPUTS, ZEROED
 
 from qtl_utils import attribution, conditions
+from qtl_utils.backbones import load_backbone
+from qtl_utils.config import BackboneConfig
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +45,23 @@ def test_sizes_are_trained_as_asked():
     arms = ("A", ZEROED, "A-none")
     assert keys == {(*key, arm) for key in (("qubits", 2), ("qubits", 3), ("depth", 1)) for arm in arms}
     assert set(travel["varied"]) == {"qubits", "depth"}
+
+
+def test_a_backbone_that_learns_too_leaves_or_trains_the_angles(monkeypatch):
+    kept = []
+    real = conditions.fit_network
+    monkeypatch.setattr(conditions, "fit_network", lambda *a, **k: kept.append(real(*a, **k)) or kept[-1])
+    backbone = BackboneConfig(model="tiny_vit", init="random")
+    pixels = np.random.default_rng(0).integers(0, 255, (48, 3, 32, 32), np.uint8)
+    state = load_backbone("tiny_vit", 32, "random").network.state_dict()
+    features = torch.zeros(48, load_backbone("tiny_vit", 32, "random").n_features)
+    inputs = replace(INPUTS, pixels=pixels, backbone=backbone, state=state, image_size=32, features=features)
+    config = CONFIG.model_copy(update={"epochs": 1, "batch_size": 24, "dtype": "float32"})
+    found = conditions.with_backbone(inputs, config, 1)
+    start = attribution.make_head("A-joint", conditions.head_settings(inputs, config), 0)[2].weights
+    trained, left = ((fit.weights["2.weights"][0] - start).abs().max().item() for fit in kept)
+    assert trained == pytest.approx(CONFIG.lr_quantum, rel=0.01) and left == 0  # Adam's first step
+    assert set(found["variant"]) == {"full, both", "full, classical"} and set(found["seed"]) == {0}
 
 
 def test_noise_of_no_strength_changes_nothing_and_of_great_strength_all(trained):
