@@ -131,7 +131,7 @@ def cifar_rows(
 ) -> tuple[pd.DataFrame, dict[str, str]]:
     """Both pairs of CIFAR-10 for `published_results.beside`, or why they are missing."""
     if cifar_dir is None:
-        return no_rows(), dict.fromkeys(CIFAR, "data absent; set cifar_dir")
+        return no_rows(), dict.fromkeys(CIFAR, "data absent")
     limits = dict(zip(("max_train", "max_test"), images, strict=True))
     data = {"data_dir": cifar_dir, "image_size": size, "options": limits}
     cause = f"{backbone.model}, {images[0]:,} and {images[1]:,} images; initial weights and order are other draws"

@@ -80,6 +80,17 @@ def test_the_deviation_is_ours_minus_the_published():
     assert table.loc[("moons", "C-block", TODAY), "deviation"] == pytest.approx(0.79 - 0.975)
 
 
+def test_intervals_of_accuracies_stay_within_zero_and_one_and_losses_may_leave():
+    wide = scores(shift=0.05).assign(loss=[0.1, 3.0, 5.0] * 4)
+    table = results.images_table(wide, "resnet18", "").set_index(["protocol", "metric"])
+    assert table.loc[(LAST, "accuracy"), "high"] == 1.0 and table.loc[(LAST, "loss"), "high"] > 1
+
+
+def test_numbers_stay_numbers_where_most_rows_are_absent():
+    table = results.beside(results.no_rows(), {})
+    assert all(pd.api.types.is_numeric_dtype(table[c]) for c in [*results.NUMBERS, *results.COUNTS, "deviation"])
+
+
 def test_nothing_of_ours_leaves_the_published_numbers_alone():
     table = results.beside(results.no_rows(), {})
     assert table["published"].equals(results.published_table()["published"])

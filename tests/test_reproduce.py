@@ -90,4 +90,4 @@ def test_absent_cifar_says_so():
     rows, absent = reproduce.cifar_rows(None, None, 32, [20, 10], BackboneConfig())
     assert rows.empty and set(absent) == set(reproduce.CIFAR)
     table = published_results.beside(rows, absent).set_index("task")["computed"]
-    assert set(table["CIFAR-10 cat/dog"]) == {"not computed: data absent; set cifar_dir"}
+    assert set(table["CIFAR-10 cat/dog"]) == {"not computed: data absent"}
