@@ -252,7 +252,7 @@ class PublishedConfig(Section):
         missing = {"A", "C"} - set(self.variants)
         if missing:
             raise ValueError(
-                f"variants: {' and '.join(sorted(missing))} is missing; the published numbers are A's and C's"
+                f"variants: {' and '.join(sorted(missing))} missing; the published numbers are A's and C's"
             )
         if self.checkpoint not in (None, "download") and not user_path(self.checkpoint).is_file():
             raise ValueError(f"checkpoint: there is no file '{self.checkpoint}'; give a .pt file, download or null")
@@ -293,6 +293,8 @@ class StudyConfig(Section):
                 name = getattr(getattr(self, section), kind, None)
                 if name is not None and name not in known:
                     raise ValueError(f"{section}.{kind}: {unknown_name(kind, name, known)}")
+        if self.published and self.published_parameters()["backbone_settings"]["model"] == "none":
+            raise ValueError("published.backbone: 2-D points have none; name a backbone and a dataset with images")
         return self
 
     def _check_run(self, run: str, settings: RunConfig) -> None:
