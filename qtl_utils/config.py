@@ -317,7 +317,7 @@ class PublishedConfig(Section):
         missing = {"A", "C"} - set(self.variants)
         if missing:
             raise ValueError(
-                f"variants: {' and '.join(sorted(missing))} is missing; the published numbers are A's and C's"
+                f"variants: {' and '.join(sorted(missing))} missing; the published numbers are A's and C's"
             )
         if self.checkpoint not in (None, "download") and not user_path(self.checkpoint).is_file():
             raise ValueError(f"checkpoint: there is no file '{self.checkpoint}'; give a .pt file, download or null")
@@ -361,6 +361,8 @@ class StudyConfig(Section):
                 if name is not None and name not in known:
                     raise ValueError(f"{section}.{kind}: {unknown_name(kind, name, known)}")
         self._check_attribution()
+        if self.published and self.published_parameters()["backbone_settings"]["model"] == "none":
+            raise ValueError("published.backbone: 2-D points have none; name a backbone and a dataset with images")
         return self
 
     def _check_attribution(self) -> None:

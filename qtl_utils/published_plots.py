@@ -16,6 +16,7 @@ from qtl_utils.plots import (
     SKY,
     VERMILION,
     WIDTH,
+    YELLOW,
     Figure,
     _errors,
     _grid,
@@ -32,7 +33,10 @@ NAMES = {"A": "circuit", "C-block": "classical"}
 
 @_styled
 def plane(accuracies: pd.DataFrame) -> Figure:
-    """2-D tasks: a dot per seed, ring = the published run (seed 0) again, vertical line = the published number."""
+    """2-D tasks: a dot per seed, ring = the published run (seed 0) again, vertical line = the published number.
+
+    Yellow: where that run ends when its initial weights differ in their last digits.
+    """
     tasks = list(dict.fromkeys(accuracies["task"]))
     kinds = [(model, adam) for model in ("C-block", "A") for adam in ADAMS if adam in set(accuracies["optimizer"])]
     figure, axes = _grid(len(tasks), 2, 2.0, sharey=True)
@@ -43,6 +47,8 @@ def plane(accuracies: pd.DataFrame) -> Figure:
         part = accuracies[accuracies["task"] == task]
         for y, (model, adam) in enumerate(kinds):
             rows = part[(part["variant"] == model) & (part["optimizer"] == adam)].set_index("seed")
+            same, rows = rows.loc[0, "accuracy"], rows[rows["copy"] == 0]
+            ax.plot([same.min(), same.max()], [y, y], color=YELLOW, lw=5, solid_capstyle="round", zorder=0.5)
             shift = np.linspace(-0.25, 0.25, len(rows))
             colour = VERMILION if model == "A" else BLUE
             ax.scatter(rows["accuracy"], y + shift, s=9, color=colour, alpha=0.5, lw=0)
@@ -51,7 +57,9 @@ def plane(accuracies: pd.DataFrame) -> Figure:
         ax.set_xlabel("test accuracy")
     handles = [Line2D([], [], marker="o", ls="", ms=4, color=colour) for colour in (BLUE, VERMILION)]
     handles += [Line2D([], [], marker="o", ls="", ms=8, mfc="none", mec=BLACK), Line2D([], [], color=BLACK)]
-    _legend(figure, handles, ["classical net, a seed", "circuit, a seed", "the published seed, run here", "published"])
+    handles += [Line2D([], [], color=YELLOW, lw=5)]
+    names = ["classical net, a seed", "circuit, a seed", "the published seed, run here", "published"]
+    _legend(figure, handles, [*names, "the same, rounded otherwise"])
     return figure
 
 

@@ -7,15 +7,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from torch import nn
 
-from qtl_utils import backbones
+from qtl_utils import backbones, published
 from qtl_utils.backbones import Backbone
 from qtl_utils.config import BackboneConfig, DataConfig, TrainConfig
 from qtl_utils.data import load_dataset, make_splits
-from qtl_utils.experiment import Inputs, fit_variant, open_inputs
+from qtl_utils.experiment import Inputs, candidates, fit_variant, head_settings, open_inputs
+from qtl_utils.heads import make_head
 from qtl_utils.protocols import published_partition, replica_scores
-from qtl_utils.published_results import LAST, ONE_TRAINING, UNTRAINED, images_table, no_rows, one_number
-from qtl_utils.train import network_logits
+from qtl_utils.published_results import ONE_TRAINING, UNTRAINED, images_table, no_rows, one_number
+from qtl_utils.train import Fit, fit_heads, make_replicas, network_logits
 from qtl_utils.tutorial import AS_THERE
 
 PLANE = {  # task -> data set, its options, learning rate: dressed_circuit.ipynb, dressed_circuit_different_shape.ipynb
@@ -28,6 +30,7 @@ CIFAR = {  # task -> data set and settings: c2q_transfer_learning_cifar.ipynb, 3
     "CIFAR-10 cat/dog": ("cifar10_cat_dog", {"depth": 5, "lr_classical": 0.001, "lr_quantum": 0.001}),
     "CIFAR-10 plane/car": ("cifar10_plane_car", {"depth": 4, "lr_classical": 0.0007, "lr_quantum": 0.0007}),
 }
+NUDGE, COPIES = 1e-14, 10  # of initial weights around 0.001, in double precision
 IMAGENET_INSECTS = {310: "ants", 309: "bees"}  # of the 1000 classes of ImageNet
 
 
@@ -50,15 +53,54 @@ def plane_inputs(task: str) -> Inputs:
     return Inputs(data, splits, np.empty(0, np.uint8), torch.from_numpy(data.points), no_backbone, {}, 0)
 
 
-def plane_accuracies(task: str, optimizers: Sequence[str], seeds: int) -> pd.DataFrame:
-    """Last-step test accuracy of the circuit and of its classical partner; seed 0 is the published run."""
+def plane_accuracies(task: str, optimizers: Sequence[str], seeds: int, copies: int = COPIES) -> pd.DataFrame:
+    """Last-step test accuracy of the circuit and of its classical partner, all seeds; seed 0 is the published run.
+
+    `copy` 1, 2 ... is seed 0 again with initial weights off by NUDGE: what rounding alone can do to a run.
+    """
     inputs, rows = plane_inputs(task), []
+    test = inputs.splits.indices(0, "test")
+    labels = inputs.data.labels[test]
+    keys = pd.DataFrame(
+        {"seed": [*range(seeds), *[0] * copies], "split": 0, "copy": [*[0] * seeds, *range(1, copies + 1)]}
+    )
     for optimizer in optimizers:
+        config = plane_config(optimizer, PLANE[task][2], seeds)
         for variant in ("C-block", "A"):
-            fit = fit_variant(variant, inputs, plane_config(optimizer, PLANE[task][2], seeds))
-            scores = replica_scores(fit, inputs, variant)
-            rows.append(scores[scores["protocol"] == LAST].assign(task=task, variant=variant, optimizer=optimizer))
+            found = fit_plane(variant, inputs, config, copies).logits["last"][:, test].argmax(-1)
+            named = keys.assign(task=task, variant=variant, optimizer=optimizer)
+            rows.append(named.assign(accuracy=(found == labels).mean(axis=1)))
     return pd.concat(rows, ignore_index=True)
+
+
+def fit_plane(variant: str, inputs: Inputs, config: TrainConfig, copies: int) -> Fit:
+    """All seeds of `config` and `copies` of seed 0, which are numbered from config.seeds on, in one training."""
+    settings, ahead = head_settings(inputs, config), published.runs_before(variant)
+    origin = lambda seed: seed if seed < config.seeds else 0  # noqa: E731
+
+    def build(seed):
+        head = published.initialise(make_head(variant, settings, 0), origin(seed))
+        return head if seed < config.seeds else nudged(head, seed)
+
+    return fit_heads(
+        build,
+        inputs.features,
+        inputs.data.labels,
+        inputs.splits,
+        make_replicas(range(config.seeds + copies), 1, candidates(variant, config)),
+        config,
+        orders=lambda train, seed, epochs: published.orders(train, origin(seed), epochs, ahead),
+        label=variant,
+    )
+
+
+@torch.no_grad()
+def nudged(head: nn.Module, seed: int) -> nn.Module:
+    """The head with every weight off by about NUDGE, in place."""
+    generator = torch.Generator().manual_seed(seed)
+    for p in head.parameters():
+        p.add_(NUDGE * torch.randn(p.shape, generator=generator, dtype=p.dtype))
+    return head
 
 
 # ---- other published numbers ----------------------------------------------------------------------------------------
@@ -131,7 +173,7 @@ def cifar_rows(
 ) -> tuple[pd.DataFrame, dict[str, str]]:
     """Both pairs of CIFAR-10 for `published_results.beside`, or why they are missing."""
     if cifar_dir is None:
-        return no_rows(), dict.fromkeys(CIFAR, "data absent; set cifar_dir")
+        return no_rows(), dict.fromkeys(CIFAR, "data absent")
     limits = dict(zip(("max_train", "max_test"), images, strict=True))
     data = {"data_dir": cifar_dir, "image_size": size, "options": limits}
     cause = f"{backbone.model}, {images[0]:,} and {images[1]:,} images; initial weights and order are other draws"

@@ -65,6 +65,17 @@ WRONG = [  # where, value, what the error says
     ("attribution.backbone", "vti", "attribution.backbone: unknown backbone 'vti'"),
     ("attribution.geometry", 1, "attribution.geometry: unknown key 'geometry'"),
     ("backbones.vit.weights", "w.pth", "backbones.vit.weights: init 'source' reads no file"),
+    ("runs.heads.momentum", 0.9, "runs.heads.momentum: optimizer 'adam' has none; set optimizer: sgd"),
+    ("published", {"variants": ["A"]}, "published.variants: C missing; the published numbers are A's and C's"),
+    ("published", {"variants": ["A", "C", "D"]}, "published.variants: unknown variant 'D'"),
+    ("published", {"dataset": "digit"}, "published.dataset: unknown dataset 'digit'; known: digits"),
+    ("published", {"plane_tasks": ["moon"]}, "published.plane_tasks.0: expected 'spirals 1.52 turns'"),
+    (
+        "published",
+        {"checkpoint": "w.pt"},
+        "published.checkpoint: there is no file 'w.pt'; give a .pt file, download or",
+    ),
+    ("published", {"cifar_dir": "no/where"}, "published.cifar_dir: there is no folder 'no/where'"),
 ]
 OVERRIDES = [
     ("seeds", "--set seeds: expected key=value"),
@@ -189,4 +200,13 @@ def test_rates_cannot_be_chosen_where_there_is_no_validation_set(tmp_path):
     content["datasets"]["digits"] = {"dataset": "hymenoptera", "protocol": "as_published"}
     content["runs"]["heads"]["lr_grid"] = {"classical": [{}], "quantum": [{}]}
     with pytest.raises(StudyError, match="runs.heads.lr_grid: protocol 'as_published' has no validation set"):
+        load_study(write(tmp_path, content))
+
+
+def test_published_results_need_images_and_are_left_out_unless_asked_for(tmp_path):
+    content = copy.deepcopy(STUDY) | {"published": {}}
+    assert load_study(write(tmp_path, STUDY)).published is None
+    assert load_study(write(tmp_path, content)).published_parameters()["backbone"] == "vit"
+    content["datasets"]["digits"], content["backbones"]["vit"] = {"dataset": "moons"}, {"model": "none"}
+    with pytest.raises(StudyError, match="published.backbone: 2-D points have none; name a backbone"):
         load_study(write(tmp_path, content))

@@ -60,7 +60,9 @@ def lines(ax):
 def test_the_ring_is_the_published_seed_and_the_line_the_published_number():
     ax = published_plots.plane(accuracies()).axes[0]
     rings = [xy[0, 0] for xy in lines(ax) if len(xy) == 1]
-    published = [xy[0, 0] for xy in lines(ax) if len(xy) == 2]
+    published = [xy[0, 0] for xy in lines(ax) if len(xy) == 2 and xy[0, 1] != xy[1, 1]]
+    rounded = [xy[:, 0].tolist() for xy in lines(ax) if len(xy) == 2 and xy[0, 1] == xy[1, 1]]
+    assert rounded[0] == pytest.approx([0.78, 0.8]) and rounded[2] == pytest.approx([0.9, 0.9])
     assert rings == pytest.approx([0.8, 0.79, 0.9, 0.89])
     assert published == pytest.approx([0.975, 0.975, 0.965, 0.965])
 

@@ -19,8 +19,9 @@ def accuracies(circuit=0.1, tasks=("moons",), seeds=4):
             for seed in range(seeds):
                 for variant, more in (("C-block", 0), ("A", circuit)):
                     value = 0.8 + more - less + 0.001 * seed * (1 if variant == "A" else 3)
-                    rows.append((task, variant, optimizer, seed, 0, value))
-    return pd.DataFrame(rows, columns=["task", "variant", "optimizer", "seed", "split", "accuracy"])
+                    rows.append((task, variant, optimizer, seed, 0, 0, value))
+                    rows += [(task, variant, optimizer, 0, 0, 1, value - 0.02)] * (seed == 0 and variant == "C-block")
+    return pd.DataFrame(rows, columns=["task", "variant", "optimizer", "seed", "split", "copy", "accuracy"])
 
 
 def scores(model="A", shift=0.0, n_splits=3):
@@ -48,6 +49,12 @@ def test_the_published_seed_stands_beside_the_mean_of_all():
     assert row["mean"] == pytest.approx(np.mean([0.9, 0.901, 0.902, 0.903]))
     assert row["sd"] == pytest.approx(np.std([0, 0.001, 0.002, 0.003], ddof=1))
     assert row["low"] < row["mean"] < row["high"] and row["n_seeds"] == 4
+
+
+def test_copies_of_the_published_seed_give_the_range_of_rounding_and_enter_no_mean():
+    row = results.plane_table(accuracies()).set_index(["model", "setting"]).loc[("C-block", OF_2019)]
+    assert (row["rounding_low"], row["rounding_high"]) == pytest.approx((0.78, 0.8))
+    assert row["mean"] == pytest.approx(np.mean([0.8, 0.803, 0.806, 0.809])) and row["n_seeds"] == 4
 
 
 def test_a_deviation_has_a_cause_and_none_has_none():
@@ -80,6 +87,17 @@ def test_the_deviation_is_ours_minus_the_published():
     assert table.loc[("moons", "C-block", TODAY), "deviation"] == pytest.approx(0.79 - 0.975)
 
 
+def test_intervals_of_accuracies_stay_within_zero_and_one_and_losses_may_leave():
+    wide = scores(shift=0.05).assign(loss=[0.1, 3.0, 5.0] * 4)
+    table = results.images_table(wide, "resnet18", "").set_index(["protocol", "metric"])
+    assert table.loc[(LAST, "accuracy"), "high"] == 1.0 and table.loc[(LAST, "loss"), "high"] > 1
+
+
+def test_numbers_stay_numbers_where_most_rows_are_absent():
+    table = results.beside(results.no_rows(), {})
+    assert all(pd.api.types.is_numeric_dtype(table[c]) for c in [*results.NUMBERS, *results.COUNTS, "deviation"])
+
+
 def test_nothing_of_ours_leaves_the_published_numbers_alone():
     table = results.beside(results.no_rows(), {})
     assert table["published"].equals(results.published_table()["published"])
@@ -88,9 +106,12 @@ def test_nothing_of_ours_leaves_the_published_numbers_alone():
 
 def test_sentences_count_what_was_reproduced():
     made = accuracies(circuit=0.165)
-    first, second, third = results.plane_sentences(results.plane_table(made), made)
+    first, second, rounding, third = results.plane_sentences(results.plane_table(made), made)
     assert "1 of 2 published accuracies come out to the third decimal" in first and "17.5 points" in first
     assert "up to 1.0 points" in second
+    assert (
+        "change 1 of these 2 runs" in rounding and "C-block on moons: it ends anywhere from 0.780 to 0.800" in rounding
+    )
     assert third.startswith("moons: circuit minus classical net is +16.2 points [") and "ahead in 4 of them" in third
 
 
