@@ -94,3 +94,13 @@ def test_the_trial_of_the_doctor_is_that_of_the_reference_results():
     assert all(list(alarms.columns[alarms.loc[name]]) == [fault.check] for name, fault in FAULTS.items())
     assert not alarms.loc[list(HEALTHY)].any().any()
     assert f"{len(FAULTS)} faults" in TEXT and f"{len(HEALTHY)} healthy models" in TEXT
+
+
+def test_who_learned_is_that_of_the_reference_results():
+    folder = PROJECT / "results" / "reference" / "ants_bees" / "tables"
+    sentences = json.loads((folder / "who_learned.json").read_text(encoding="utf-8"))["answer"]
+    assert sentences and all(f"- {sentence}\n" in TEXT for sentence in sentences)
+    travel = pd.read_csv(folder / "attribution_travel.csv").query("stage == 'circuit' and measure == 'net'")
+    changed = pd.read_csv(folder / "attribution_changed.csv").set_index("arm").loc["A with zeroed angles", "mean"]
+    assert all(f"{row.mean:.3f} rad [{row.low:.3f}, {row.high:.3f}]" in TEXT for row in travel.itertuples())
+    assert f"zero changes {100 * changed:.2f} % of the test decisions" in " ".join(TEXT.split())
