@@ -21,6 +21,7 @@ def test_a_fault_is_found_by_its_check_and_no_other(name):
     assert not [f for f in found if "could not be checked" in f.evidence]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAULTS)
 def test_the_mended_model_raises_no_alarm(name):
     torch.manual_seed(0)
