@@ -382,7 +382,7 @@ def scaler_bias(inputs: Inputs, config: TrainConfig, seeds: int) -> dict[str, ob
     return estimated("scaler_on_all", "test accuracy: scaled on all minus on train", per_training(values, fit), inputs)
 
 
-def batchnorm_gain(inputs: Inputs, config: TrainConfig, seeds: int, n_splits: int = 4, epochs: int = 6) -> dict:
+def batchnorm_gain(inputs: Inputs, config: TrainConfig, seeds: int, n_splits: int = 8, epochs: int = 6) -> dict:
     """What keeping a frozen backbone in eval mode changes for a linear head, beside train mode with batches of four."""
     few = first_splits(inputs, n_splits)
     plain = {"feature_scaling": "none", "epochs": min(epochs, config.epochs), "seeds": seeds}
