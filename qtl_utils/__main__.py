@@ -115,6 +115,9 @@ def doctor(options: argparse.Namespace) -> int:
     from qtl_utils.doctor import diagnose
 
     model, batch, more = _make_model(options.model)
+    for key in more:
+        if key not in (known := inspect.signature(diagnose).parameters):
+            raise ValueError(f"doctor: {unknown_name('argument of diagnose', key, known)}")
     diagnosis = diagnose(model, batch, **{"budget": options.budget, **more})
     print(diagnosis)
     return FAILED if any(f.verdict == "fail" for f in diagnosis) else 0
@@ -136,7 +139,10 @@ def _make_model(target: str) -> tuple:
         raise ValueError(f"doctor: {file} cannot be imported: {type(error).__name__}: {error}") from error
     if not callable(make := getattr(module, name, None)):
         raise ValueError(f"doctor: {file} has no function '{name}'; it should return (model, (images, labels))")
-    made = make()
+    try:
+        made = make()
+    except Exception as error:
+        raise ValueError(f"doctor: {name}() of {file} raised {type(error).__name__}: {error}") from error
     if not isinstance(made, tuple) or len(made) not in (2, 3) or (len(made) == 3 and not isinstance(made[2], dict)):
         raise ValueError(
             f"doctor: {name}() of {file} should return (model, (images, labels)), or these and a dict of further "

@@ -12,6 +12,7 @@ from qtl_utils.program import expand
 ZERO = 1e-10  # gradients below, over random draws, are zero
 DRAWS = 6  # random angle settings
 ESTIMATES = ("finite-diff", "spsa")
+ELEMENTWISE = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss)
 SATURATED = 0.95  # of the range of a squashing function
 
 
@@ -44,6 +45,10 @@ def devices(p: Patient) -> Finding:
 def forward(p: Patient) -> Finding:
     if p.error is not None:
         return explain(p.error)
+    shapes = tuple(p.seen.output.shape), tuple(p.labels.shape)
+    if isinstance(p.loss, ELEMENTWISE) and shapes[0] != shapes[1]:
+        cause = "the loss compares every output with every label instead of its own"
+        return fail(f"outputs {shapes[0]}, labels {shapes[1]}", cause, "labels.view_as(outputs)")
     loss = p.loss(p.seen.output, p.labels).item()
     if not math.isfinite(loss):
         cause = "an overflow, a logarithm of zero, or inputs that are not finite"
@@ -55,7 +60,8 @@ def forward(p: Patient) -> Finding:
 def dtypes(p: Patient) -> Finding:
     own = {q.dtype for q in p.model.parameters() if q.is_floating_point()}
     changes = [(name, a, b) for name, a, b in p.seen.dtypes if a != b and b.itemsize > a.itemsize]
-    if changes:
+    wide = {b for _, _, b in changes}
+    if changes and (p.seen.output.dtype in wide or any(a in wide for _, a, _ in p.seen.dtypes)):
         name, a, b = changes[0]
         cause = "the circuit computes in float64 and its result is handed on as it is"
         return warn(f"{name} turns {a} into {b}".replace("torch.", ""), cause, "circuit_output.to(x.dtype)")
@@ -71,7 +77,7 @@ def differentiable(p: Patient) -> Finding:
     if not stops:
         return ok("no sign, round, argmax, .item() or NumPy between parameters and outputs")
     _, grads = p.gradients()
-    blocked = [name for name, g in grads.items() if g is None or not g.any()]
+    blocked = _zero_after_steps(p, [name for name, g in grads.items() if g is None or not g.any()])
     name, where = stops[0]
     evidence = f"{name} in the forward pass: {where}" if where else f"{name} in the forward pass"
     if not blocked:
@@ -225,7 +231,7 @@ def dead_angles(p: Patient) -> Finding:
         fix = f"register {total - unused} angles: a shape that matches the layers in use"
         return fail(f"{found}; {unused} of them are in no gate", cause, fix)
     if dead == inert:
-        return ok(f"{found}: rotations about Z just before <Z>, which the template makes inert")
+        return ok(f"{found}: rotations about Z before <Z> or on |0>, which the template makes inert")
     fix = "measure the other wires, or entangle them with the measured ones"
     return warn(found, "they act on wires that no measurement sees", fix)
 
@@ -254,7 +260,7 @@ def _site_gradients(p: Patient, site: Site, spread: bool = True, draws: int = DR
             if spread:
                 for q in wanted:
                     q.data = (math.tau * torch.rand(q.shape, generator=generator)).to(q)
-            again = next(s for s in observe(p.model, p.few[0]).sites if s.module is site.module)
+            again = next(s for s in observe(p.model, p.few[0]).sites if s.key == site.key)
             direction = torch.randn(again.output.shape, generator=generator).to(again.output)
             loss = (again.output * direction).sum() / direction.norm()
             found.append(list(torch.autograd.grad(loss, wanted, allow_unused=True)))
@@ -276,12 +282,19 @@ def _used(site: Site, q: nn.Parameter) -> tuple[torch.Tensor, torch.Tensor]:
         (g,) = torch.autograd.grad(sum(v.sum() for v in values), q, allow_unused=True, retain_graph=True)
         if g is not None:
             used |= (g != 0).cpu()
-            moving |= (g != 0).cpu() & (not _diagonal_to_the_end(gate, gates[number + 1 :]))
+            idle = _diagonal_to_the_end(gate, gates[number + 1 :]) or _diagonal_from_the_start(gate, gates[:number])
+            moving |= (g != 0).cpu() & (not idle)
     return used, used & ~moving
 
 
 DIAGONAL = {"RZ", "PhaseShift", "PauliZ", "S", "T", "CZ", "IsingZZ", "CRZ", "ControlledPhaseShift"}
 PERMUTING = {"CNOT", "PauliX", "SWAP", "Toffoli", "Identity"}
+
+
+def _diagonal_from_the_start(gate, earlier) -> bool:
+    """Whether a gate only turns the phase of |0>."""
+    before = [other for other in earlier if set(gate.wires) & set(other.wires)]
+    return gate.name in DIAGONAL and all(other.name in DIAGONAL for other in before)
 
 
 def _diagonal_to_the_end(gate, later) -> bool:
@@ -304,13 +317,13 @@ def _diagonal_to_the_end(gate, later) -> bool:
     steps=2 * FEW,
 )
 def batch(p: Patient) -> Finding:
-    if p.shots:
-        return skipped("the circuit samples shots, so that no two passes are equal")
-    images, labels = p.few
+    images, _ = p.few
     if p.seen.output.shape[:1] != p.labels.shape[:1]:
         shape = tuple(p.seen.output.shape)
         fix = "return a list, not a tuple, from a QNode in a TorchLayer; torch.stack(outputs, dim=-1)"
         return fail(f"{len(p.labels)} samples gave outputs {shape}", "the batch is not the first dimension", fix)
+    if p.noisy:
+        return skipped("no two passes are equal; see 'reproducible'")
     together = p.model(images).detach()
     alone = torch.cat([p.model(images[i : i + 1]).detach() for i in range(len(images))])
     if alone.shape != together.shape:
@@ -320,16 +333,17 @@ def batch(p: Patient) -> Finding:
     if apart > 1e-3:
         cause = "samples influence each other: a reshape or a softmax over the wrong dimension"
         return fail(f"outputs change by {apart:.0%} with their neighbours", cause, "reduce over dim=-1, keep dim 0")
-    return _batch_gradient(p, images, labels)
+    return _batch_gradient(p, images)
 
 
-def _batch_gradient(p: Patient, images, labels) -> Finding:
+def _batch_gradient(p: Patient, images) -> Finding:
     if estimates := [s.method for s in p.seen.sites if s.method in ESTIMATES]:
         return ok(f"outputs do not depend on their neighbours; gradients of '{estimates[0]}' are estimates")
-    loss, whole = p.gradients(images, labels)
-    parts = [p.gradients(images[i : i + 1], labels[i : i + 1]) for i in range(len(images))]
-    scale = len(images) if abs(loss - sum(part for part, _ in parts)) > 1e-3 * abs(loss) + 1e-6 else 1
-    total = {name: sum(g[name] for _, g in parts) / scale for name, g in whole.items() if g is not None}
+    shape = (len(images), *p.seen.output.shape[1:])
+    direction = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(p.seen.output)
+    whole = p.projected(images, direction)
+    parts = [p.projected(images[i : i + 1], direction[i : i + 1]) for i in range(len(images))]
+    total = {name: sum(g[name] for g in parts) for name, g in whole.items() if g is not None}
     error = norm(whole[name] - g for name, g in total.items()) / (norm(total.values()) or 1.0)
     worst = max(total, key=lambda name: norm([whole[name] - total[name]]), default="")
     if error > 1e-2:
@@ -349,6 +363,8 @@ def _batch_gradient(p: Patient, images, labels) -> Finding:
 def gradient_correct(p: Patient) -> Finding:
     if p.shots:
         return skipped("the circuit samples shots; see 'shot_noise'")
+    if p.noisy:
+        return skipped("no two passes are equal; see 'reproducible'")
     images, labels = p.images[:2], p.labels[:2]
     _, found = p.gradients(images, labels)
     chosen = {name: _largest(found[name]) for name in _some_parameters(p) if found[name] is not None}

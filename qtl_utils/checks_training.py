@@ -1,5 +1,6 @@
 """Checks of the doctor: loss, learning rates and schedule, and what is reported in the end."""
 
+import copy
 import hashlib
 import itertools
 import math
@@ -27,7 +28,10 @@ def frozen_buffers(p: Patient) -> Finding:
     if moved:
         cause = "model.train() also switches frozen BatchNorm to batch statistics and updates the running ones"
         fix = "after every model.train(): backbone.eval()"
-        return fail(f"{len(moved)} frozen layers change in train mode: {listed(moved, 2)}", cause, fix)
+        evidence = f"{len(moved)} frozen layers change in train mode: {listed(moved, 2)}"
+        if p.modes.get("", False):
+            return fail(evidence, cause, fix)
+        return warn(f"{evidence}, if the loop calls model.train(); the model came in eval mode", cause, fix)
     return ok(f"{len(frozen)} frozen layers keep their statistics")
 
 
@@ -53,8 +57,19 @@ def _as_for_training(p: Patient) -> None:
 @check("probabilities", "what the loss is given", section="optimisation#softmax")
 def probabilities(p: Patient) -> Finding:
     out = p.seen.output.detach().double()
+    if isinstance(p.loss, nn.BCEWithLogitsLoss) and out.min() >= 0 and out.max() <= 1:
+        evidence = (
+            f"outputs from {out.min():.2f} to {out.max():.2f}: the loss makes probabilities from 0.50 to 0.73 of them"
+        )
+        cause = "sigmoid twice: BCEWithLogitsLoss applies it itself"
+        return fail(evidence, cause, "return logits; sigmoid for prediction only")
+    if isinstance(p.loss, nn.NLLLoss) and out.min() >= 0:
+        cause = "NLLLoss takes logarithms of probabilities; of probabilities the loss is negative and means nothing"
+        return fail(
+            f"outputs from {out.min():.2f} to {out.max():.2f}", cause, "log_softmax, or logits with CrossEntropyLoss"
+        )
     if not isinstance(p.loss, nn.CrossEntropyLoss) or out.dim() != 2:
-        return skipped("for cross-entropy on outputs (batch, classes)")
+        return skipped("for cross-entropy on outputs (batch, classes), BCEWithLogitsLoss and NLLLoss")
     classes = out.shape[1]
     if (out >= 0).all() and (out.sum(-1) - 1).abs().max() < 1e-4 and classes > 1:
         floor = math.log(1 + (classes - 1) / math.e)
@@ -78,12 +93,16 @@ def probabilities(p: Patient) -> Finding:
 def updates(p: Patient) -> Finding:
     if p.optimizer is None:
         return skipped("needs optimizer=")
+    if p.factory is not None:
+        return skipped("the optimiser belongs to another model; give the model in place of the function")
+    if isinstance(p.optimizer, torch.optim.LBFGS):
+        return skipped("LBFGS takes several steps at once")
     held = {id(q) for group in p.optimizer.param_groups for q in group["params"]}
     if left := [name for name, q in p.trainable.items() if id(q) not in held]:
         cause, fix = "the optimiser was made from other parameters", "torch.optim.Adam(model.parameters())"
         return fail(f"{listed(left)} are in no parameter group of the optimiser", cause, fix)
-    still = [g["lr"] for g in p.optimizer.param_groups if g["lr"] == 0]
-    if still:
+    ran_out = p.scheduler is not None and p.trained
+    if any(g["lr"] == 0 and not (ran_out and g.get("initial_lr", 0) > 0) for g in p.optimizer.param_groups):
         return fail("a parameter group has learning rate 0", "a schedule that ran out, or a wrong value", "set its lr")
     before = {name: q.detach().clone() for name, q in p.trainable.items()}
     with p.kept(), p.kept_training():
@@ -100,6 +119,8 @@ def updates(p: Patient) -> Finding:
     if turn > 1.0:
         cause = "an angle turns by more than a radian in one step, so that it jumps between periods"
         return fail("; ".join(told), cause, "a learning rate of 0.01 to 0.1 for the angles")
+    if ratio > 1.0:
+        return warn("; ".join(told), "a step is larger than the weights themselves", "a smaller learning rate")
     return ok("; ".join(told))
 
 
@@ -107,6 +128,8 @@ def updates(p: Patient) -> Finding:
 def travel(p: Patient) -> Finding:
     if p.optimizer is None or not p.angles:
         return skipped("needs optimizer=, and a model with trainable angles")
+    if p.factory is not None:
+        return skipped("the optimiser belongs to another model; give the model in place of the function")
     epochs = p.epochs or (len(p.history) if p.history is not None else None)
     steps = _steps_per_epoch(p)
     if not epochs or not steps:
@@ -115,12 +138,14 @@ def travel(p: Patient) -> Finding:
     groups = [i for i, g in enumerate(p.optimizer.param_groups) if any(id(q) in ids for q in g["params"])]
     if not groups:
         return skipped("the angles are in no parameter group")
-    budgets = _rate_sums(p, epochs)
-    budget = min(budgets[i] for i in groups) * steps
+    budgets = _rate_sums(p, epochs, steps)
+    if budgets is None:
+        return skipped("this scheduler's rates depend on the losses, or it has stepped already; record 'lr' in history")
+    budget = min(budgets[i] for i in groups)
     if not isinstance(p.optimizer, (torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.RMSprop)):
         _, grads = p.gradients()
         budget *= float(np.sqrt(np.mean([g.square().mean().item() for n, g in grads.items() if n in p.angles])))
-    parts = ", ".join(f"group {i}: {total * steps:.2g}" for i, total in enumerate(budgets))
+    parts = ", ".join(f"group {i}: {total:.2g}" for i, total in enumerate(budgets))
     evidence = f"angles can travel about {budget:.2g} rad in {epochs} epochs of {steps} steps (sum of rates: {parts})"
     if budget < 0.5:
         cause = "an angle needs about a radian, and each step moves it by about the learning rate"
@@ -134,19 +159,37 @@ def _steps_per_epoch(p: Patient) -> int:
     return math.ceil(len(_samples(train)) / len(p.images)) if train is not None else 0
 
 
-def _rate_sums(p: Patient, epochs: int) -> list[float]:
-    """Sum over epochs of every group's learning rate, as the scheduler will set it."""
-    sums = np.zeros(len(p.optimizer.param_groups))
-    with p.kept_training():
-        for group in p.optimizer.param_groups:
-            group["lr"] = group.get("initial_lr", group["lr"])
-        scheduler = p.scheduler
-        if scheduler is not None and hasattr(scheduler, "last_epoch"):
-            scheduler.last_epoch = 0
-        for _ in range(epochs):
-            sums += [group["lr"] for group in p.optimizer.param_groups]
-            if scheduler is not None and not isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-                scheduler.step()
+PER_BATCH = (torch.optim.lr_scheduler.OneCycleLR, torch.optim.lr_scheduler.CyclicLR)
+
+
+def _rate_sums(p: Patient, epochs: int, steps: int = 1) -> list[float] | None:
+    """Sum over all steps of every group's learning rate: as recorded, or as the scheduler will set it.
+
+    None where that cannot be told. The scheduler is a copy that drives a stand-in of the optimiser.
+    """
+    groups, scheduler = p.optimizer.param_groups, p.scheduler
+    if scheduler is None:
+        return [group["lr"] * epochs * steps for group in groups]
+    schedules = torch.optim.lr_scheduler
+    if isinstance(scheduler, schedules.ReduceLROnPlateau):
+        return None
+    composite = isinstance(scheduler, (schedules.SequentialLR, schedules.ChainedScheduler))
+    fresh = getattr(scheduler, "last_epoch", 0) <= 0
+    if composite and not fresh:
+        return None
+    rates = [group["lr"] if fresh else group.get("initial_lr", group["lr"]) for group in groups]
+    stand_in = copy.copy(p.optimizer)
+    stand_in.param_groups = [dict(group, lr=rate) for group, rate in zip(groups, rates, strict=True)]
+    scheduler = copy.deepcopy(scheduler, {id(p.optimizer): stand_in})
+    if not composite and not fresh:
+        scheduler.last_epoch = 0
+    if isinstance(scheduler, PER_BATCH):
+        epochs, steps = min(epochs * steps, getattr(scheduler, "total_steps", None) or epochs * steps), 1
+    sums = np.zeros(len(groups))
+    for _ in range(epochs):
+        sums += [group["lr"] * steps for group in stand_in.param_groups]
+        if getattr(scheduler, "total_steps", None) is None or scheduler.last_epoch < scheduler.total_steps - 1:
+            scheduler.step()
     return sums.tolist()
 
 
@@ -173,10 +216,14 @@ def stuck_loss(p: Patient) -> Finding:
     if p.history is not None and "train_loss" in p.history:
         losses = p.history["train_loss"].to_numpy(float)
         evidence = f"training loss {losses[0]:.3f} to {losses[-1]:.3f}{told}"
+        if not np.isfinite(losses).all() or losses[-1] > 2 * max(losses[0], chance):
+            return fail(evidence, "training diverges", "a smaller learning rate; clip the gradient")
         if chance and len(losses) > 2 and abs(losses[-3:] - chance).max() < 0.02 * chance:
             cause = "outputs say nothing about the classes: features without information, or steps too small"
             return fail(evidence, cause, "check that the backbone is pretrained, then a larger learning rate")
         return ok(evidence)
+    if p.trained:
+        return skipped("the model is trained already; a history with 'train_loss' tells more")
     before, after = _short_training(p)
     evidence = f"20 steps of Adam on one batch: loss {before:.3f} to {after:.3f}{told}"
     if after > before - 0.02 * abs(before) and not before < 0.2 * chance:
@@ -237,23 +284,27 @@ def scheduler_order(p: Patient) -> Finding:
         return skipped("needs optimizer= and scheduler=")
     cause = "scheduler.step() comes before the epoch's optimizer.step(), so that every rate is an epoch early"
     fix = "scheduler.step() at the end of the epoch"
-    if p.scheduler._step_count > 1 and not getattr(p.optimizer, "_opt_called", False):
+    stepped = getattr(p.scheduler, "_step_count", 0) > 1
+    if stepped and not p.optimizer.state and not getattr(p.optimizer, "_opt_called", False):
         return fail("the scheduler has stepped, the optimiser has not", cause, fix)
     if p.history is None or "lr" not in p.history:
         return ok("as far as can be seen; history with a column 'lr' tells more")
     rates = p.history["lr"].to_numpy(float)
-    wanted = _rates(p, len(rates) + 1)
-    if np.allclose(rates, wanted[: len(rates)]):
+    planned = _planned_rates(p, len(rates) + 1)
+    if planned is None:
+        return ok("this scheduler's rates depend on the losses, or it has stepped already")
+    if any(np.allclose(rates, wanted[:-1]) for wanted in planned):
         return ok(f"rates of {len(rates)} epochs are those of the schedule")
-    if np.allclose(rates, wanted[1:]):
+    if any(np.allclose(rates, wanted[1:]) for wanted in planned):
         return fail("the recorded rates run an epoch ahead of the schedule", cause, fix)
     evidence = "the recorded rates are not those of the scheduler"
     return warn(evidence, "something else sets them", "record optimizer.param_groups[0]['lr'] in every epoch")
 
 
-def _rates(p: Patient, epochs: int) -> np.ndarray:
-    sums = [_rate_sums(p, n)[0] for n in range(epochs + 1)]
-    return np.diff(sums)
+def _planned_rates(p: Patient, epochs: int) -> np.ndarray | None:
+    """The learning rates (groups, epochs) that the scheduler sets."""
+    sums = [_rate_sums(p, n) for n in range(epochs + 1)]
+    return None if None in sums else np.diff(np.array(sums), axis=0).T
 
 
 @check("leakage", "what train and test share", section="evaluation#leakage", runs=False)
@@ -267,14 +318,19 @@ def leakage(p: Patient) -> Finding:
     known = {name: set(values) for name, values in hashes.items()}
     for a, b in itertools.combinations(hashes, 2):
         if n := len([h for h in hashes[b] if h in known[a]]):
-            cause = "the same images under several names, or augmented copies made before the split"
+            cause = "the same samples under several names, or augmented copies made before the split"
             evidence = f"{n} of {len(hashes[b])} samples of {b} are also in {a}"
-            return fail(evidence, cause, "split first; keep copies of an image in one subset")
+            judge = fail if n > 0.05 * len(hashes[b]) else warn  # some data sets hold a few equal rows
+            return judge(evidence, cause, "split first; keep copies of a sample in one subset")
     sizes = ", ".join(f"{name} {len(values)}" for name, values in samples.items())
     return ok(f"no sample is in two subsets ({sizes})")
 
 
 def _samples(subset) -> list:
+    if isinstance(subset, torch.utils.data.DataLoader):
+        subset = subset.dataset
+    if isinstance(subset, (tuple, list)) and len(subset) == 2 and all(hasattr(part, "shape") for part in subset):
+        subset = subset[0]  # (samples, labels)
     if isinstance(subset, torch.utils.data.Dataset):
         return [row[0] if isinstance(row, (tuple, list)) else row for row in (subset[i] for i in range(len(subset)))]
     return list(subset)
@@ -284,7 +340,11 @@ def _hash(sample) -> str:
     if isinstance(sample, (str, Path)):
         content = Path(sample).read_bytes()
     else:
-        content = np.ascontiguousarray(torch.as_tensor(sample).detach().cpu().numpy()).tobytes()
+        values = sample.detach().cpu().numpy() if isinstance(sample, torch.Tensor) else np.asarray(sample)
+        if values.dtype == object:
+            raise ValueError(f"samples should be tensors, arrays, images or files, got {type(sample).__name__}")
+        values = values.astype(np.float32) if values.dtype.kind == "f" else values
+        content = np.ascontiguousarray(values).tobytes()
     return hashlib.sha256(content).hexdigest()
 
 

@@ -240,15 +240,26 @@ class Patient:
         grads = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
         return loss.detach(), dict(zip(wanted, grads, strict=True))
 
+    def projected(self, images: torch.Tensor, direction: torch.Tensor) -> dict[str, torch.Tensor | None]:
+        """Gradients of the outputs' sum, weighted by `direction`, without any loss."""
+        grads = torch.autograd.grad(
+            (self.model(images) * direction).sum(), list(self.trainable.values()), allow_unused=True
+        )
+        return dict(zip(self.trainable, grads, strict=True))
+
+    @cached_property
+    def noisy(self) -> bool:
+        """Whether two passes in eval mode differ, by shots or otherwise."""
+        with torch.no_grad():
+            return not torch.equal(self.model(self.images), self.model(self.images))
+
     def kept(self) -> contextlib.AbstractContextManager:
         """What happens inside to parameters, buffers, gradients and modes of the model is undone at the end."""
         return kept_tensors(self.model)
 
-    @contextlib.contextmanager
-    def kept_training(self) -> Iterator[None]:
-        """The same for the optimiser and the scheduler."""
-        with kept_optimizer(self.optimizer), kept_scheduler(self.scheduler):
-            yield
+    def kept_training(self) -> contextlib.AbstractContextManager:
+        """The same for the optimiser."""
+        return kept_optimizer(self.optimizer)
 
 
 @contextlib.contextmanager
@@ -293,18 +304,6 @@ def kept_optimizer(optimizer) -> Iterator[None]:
             optimizer._opt_called = called
         elif hasattr(optimizer, "_opt_called"):
             del optimizer._opt_called
-
-
-@contextlib.contextmanager
-def kept_scheduler(scheduler) -> Iterator[None]:
-    if scheduler is None:
-        yield
-        return
-    before = {k: copy.deepcopy(v) for k, v in scheduler.__dict__.items() if k != "optimizer" and not callable(v)}
-    try:
-        yield
-    finally:
-        scheduler.__dict__.update(before)
 
 
 @contextlib.contextmanager
@@ -360,7 +359,10 @@ def diagnose(
 
     start = time.perf_counter()
     images, labels = _checked_batch(batch)
+    checks = [checks] if isinstance(checks, str) else checks
     names = list(CHECKS) if checks is None else [_known(name) for name in checks]
+    _refuse(model_or_factory, optimizer, data)
+    history = _table(history)
     with kept_random(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         is_model = isinstance(model_or_factory, nn.Module)
@@ -373,7 +375,7 @@ def diagnose(
             optimizer=optimizer,
             scheduler=scheduler,
             scaler=scaler,
-            history=None if history is None else pd.DataFrame(history),
+            history=history,
             data=data or {},
             factory=factory,
             epochs=epochs,
@@ -382,10 +384,30 @@ def diagnose(
         )
         if not isinstance(patient.model, nn.Module):
             raise ValueError(f"diagnose needs a torch module or a function that makes one, got {type(patient.model)}")
+        if any(isinstance(q, nn.parameter.UninitializedTensorMixin) for q in patient.model.parameters()):
+            raise ValueError("the model has lazy layers without weights yet: run model(images) once, then diagnose")
         patient.modes = {name: module.training for name, module in patient.model.named_modules()}
         findings = _examine(patient, names, start + budget)
     order = {verdict: number for number, verdict in enumerate(VERDICTS)}
     return Diagnosis(tuple(sorted(findings, key=lambda f: order[f.verdict])), time.perf_counter() - start)
+
+
+def _refuse(model, optimizer, data) -> None:
+    """Raises ValueError where an argument is of another kind than `diagnose` takes."""
+    if isinstance(model, type) or not callable(model):
+        raise ValueError("diagnose needs a torch module, or a function without arguments that makes one: lambda: ...")
+    if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
+        raise ValueError("optimizer: expected an instance such as torch.optim.Adam(model.parameters())")
+    if data is not None and not isinstance(data, Mapping):
+        raise ValueError("data: expected a dict such as {'train': samples, 'test': samples}")
+
+
+def _table(history) -> pd.DataFrame | None:
+    try:
+        table = None if history is None else pd.DataFrame(history).reset_index(drop=True)
+    except ValueError as error:
+        raise ValueError(f"history: expected one row per epoch, {error}") from None
+    return None if table is None or table.empty else table
 
 
 def _checked_batch(batch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -431,6 +453,9 @@ def _first_step(patient: Patient) -> Exception | None:
     """Runs one training step, twice to time it warm; the exception where that is not possible."""
     try:
         patient.generators = patient.seen.generators
+        if not isinstance(patient.seen.output, torch.Tensor):
+            kind = type(patient.seen.output).__name__
+            raise TypeError(f"the model returns a {kind}, not a tensor")
         patient.gradients()
         start = time.perf_counter()
         patient.gradients()
@@ -476,8 +501,38 @@ class KnownError:
 
 KNOWN_ERRORS = (
     KnownError(
+        r"the model returns a \w+, not a tensor",
+        "the loss needs one tensor of outputs",
+        "return the outputs alone, or diagnose a module that picks them out",
+        "gradients#batch",
+    ),
+    KnownError(
+        r"expected target dtype|expected scalar type Long|\"nll_loss\w*\" not implemented|to be Long",
+        "cross-entropy takes class numbers, which are whole",
+        "labels.long()",
+        "simulators#dtype",
+    ),
+    KnownError(
+        r"Target -?\d+ is out of bounds",
+        "a label is larger than the number of outputs allows; labels count from 0",
+        "as many outputs as classes, labels 0 ... classes - 1",
+        "simulators#errors",
+    ),
+    KnownError(
+        r"Target size .* must be the same as input size",
+        "outputs and labels have different shapes",
+        "labels.view_as(outputs)",
+        "gradients#batch",
+    ),
+    KnownError(
+        r"\b(Byte|unsigned char)\b",
+        "images are whole numbers, layers compute with floating point",
+        "images.float() / 255",
+        "simulators#dtype",
+    ),
+    KnownError(
         r"'(list|tuple)' object has no attribute",
-        "since PennyLane 0.30 a QNode with several measurements returns a list of tensors, not one tensor",
+        "since PennyLane 0.30 a QNode with several measurements returns a list of tensors; an LSTM returns a tuple",
         "torch.stack(list_of_outputs, dim=-1)",
         "simulators#lists",
     ),
@@ -489,8 +544,8 @@ KNOWN_ERRORS = (
     ),
     KnownError(
         r"must have the same dtype|expected (m1 and m2|scalar type|.*dtype)|but found (Double|Float)",
-        "a QNode computes in float64, and its result met a layer in float32",
-        "circuit_output.to(x.dtype) before the next layer",
+        "float64 met float32: QNodes and NumPy give float64, layers are float32",
+        "circuit_output.to(x.dtype) before the next layer, images.float()",
         "simulators#dtype",
     ),
     KnownError(

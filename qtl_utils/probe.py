@@ -42,10 +42,13 @@ class Site:
     outputs: list[torch.Tensor] = field(default_factory=list)
     node: qml.QNode | None = None
     arguments: tuple = ((), {})
+    angles: list[nn.Parameter] = field(default_factory=list)
 
     @property
-    def angles(self) -> list[nn.Parameter]:
-        return list(self.module.parameters(recurse=False))
+    def key(self) -> tuple:
+        """The same in every pass, although a module may make its QNodes anew."""
+        function = getattr(self.node, "func", None)
+        return id(self.module), id(getattr(function, "__code__", function))
 
     @property
     def output(self) -> torch.Tensor:
@@ -168,24 +171,32 @@ class _Watch(TorchFunctionMode):
             self.found.dtypes.append((name, tensors[0].dtype, out.dtype))
         if _is_circuit(module):
             self.inside -= 1
-            self.add(module, type(module).__name__, tensors[:1], [out])
-
-    def add(self, module, kind, inputs, outputs, node=None, arguments=((), {})) -> Site:
-        """Notes one run of a circuit."""
-        site = next((s for s in self.found.sites if s.module is module), None)
-        if site is None:
             name = self.names.get(id(module), type(module).__name__)
-            site = Site(name, module, kind, node=node, arguments=arguments)
-            self.found.sites.append(site)
-        site.calls += 1
+            angles = list(module.parameters(recurse=False))
+            self.add(Site(name, module, type(module).__name__, angles=angles), tensors[:1], [out])
+
+    def add(self, site: Site, inputs: list[torch.Tensor], outputs: list[torch.Tensor]) -> None:
+        """Notes one run of a circuit."""
+        known = next((s for s in self.found.sites if s.key == site.key), None)
+        if known is None:
+            self.found.sites.append(known := site)
+        known.calls += 1
         self.inside += 1  # what follows is our own
-        site.inputs += [x.detach() for x in inputs]
+        known.inputs += [x.detach() for x in inputs]
+        if known.calls == 1 and inputs:
+            for number, (function, out, feeds) in enumerate(self.found.squashes):
+                if not feeds and _is_multiple(known.inputs[0], out):
+                    self.found.squashes[number] = function, out, known.name
         self.inside -= 1
-        site.outputs += outputs
-        for number, (function, out, feeds) in enumerate(self.found.squashes):
-            if not feeds:
-                self.found.squashes[number] = function, out, site.name
-        return site
+        known.outputs += outputs
+
+
+def _is_multiple(inputs: torch.Tensor, out: torch.Tensor) -> bool:
+    """Whether a circuit's inputs are these values, or the first of them, times a constant."""
+    x, y = inputs.flatten().double(), out.flatten()[: inputs.numel()].double()
+    if len(x) != len(y) or not y.any():
+        return False
+    return bool((x - (x @ y) / (y @ y) * y).norm() <= 1e-4 * x.norm())
 
 
 def _is_circuit(module: nn.Module) -> bool:
@@ -223,12 +234,15 @@ def _nodes(watch: _Watch) -> Iterator[None]:
             out = run(node, *args, **kwargs)
         finally:
             watch.inside -= 1
-        module = watch.stack[-1]
-        tensors = [a for a in (*args, *kwargs.values()) if isinstance(a, torch.Tensor)]
-        angles = {id(p) for p in module.parameters(recurse=False)}
-        inputs = [t for t in tensors if id(t) not in angles and not _is_angle(t, angles)]
-        outputs = [o for o in (out if isinstance(out, (list, tuple)) else [out]) if isinstance(o, torch.Tensor)]
-        watch.add(module, "QNode", inputs, outputs, node, (args, kwargs))
+        module = watch.stack[-1] if watch.stack else watch.model
+        owned = {id(p): p for p in watch.model.parameters()}
+        angles, inputs = [], []
+        for tensor in _tensors((*args, *kwargs.values())):
+            leaves = _angles(tensor, owned)
+            (angles if leaves else inputs).extend(leaves or [tensor])
+        angles = list({id(p): p for p in angles}.values()) or list(module.parameters(recurse=False))
+        name = watch.names.get(id(module), type(module).__name__)
+        watch.add(Site(name, module, "QNode", 0, [], [], node, (args, kwargs), angles), inputs, _tensors([out]))
         return out
 
     qml.QNode.__call__ = watched
@@ -238,15 +252,39 @@ def _nodes(watch: _Watch) -> Iterator[None]:
         qml.QNode.__call__ = run
 
 
-def _is_angle(tensor: torch.Tensor, angles: set[int], depth: int = 6) -> bool:
-    """Whether `tensor` is computed from angles alone, as a view or a multiple of them is."""
-    node, seen = tensor.grad_fn, 0
-    while node is not None and seen < depth:
+def _tensors(values) -> list[torch.Tensor]:
+    """All tensors in nested lists, tuples and dicts."""
+    found = []
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            found.append(value)
+        elif isinstance(value, dict):
+            found += _tensors(value.values())
+        elif isinstance(value, (list, tuple, nn.ParameterList)):
+            found += _tensors(value)
+    return found
+
+
+# what may stand between a parameter and the circuit it is an angle of: views, casts, sums and multiples
+SHAPING = ("View", "UnsafeView", "Reshape", "Select", "Slice", "Unsqueeze", "Squeeze", "ToCopy", "Mul", "Div", "Add")
+SHAPING += ("Sub", "Neg", "Stack", "Cat", "Expand", "Repeat", "Clone", "Transpose", "Permute", "Index", "Alias", "T0")
+
+
+def _angles(tensor: torch.Tensor, owned: dict[int, nn.Parameter]) -> list[nn.Parameter]:
+    """The model's parameters that `tensor` is, or is made of without any layer in between; none for anything else."""
+    if id(tensor) in owned:
+        return [owned[id(tensor)]]
+    found, queue = [], [] if tensor.grad_fn is None else [tensor.grad_fn]
+    while queue:
+        node = queue.pop()
         if hasattr(node, "variable"):
-            return id(node.variable) in angles
-        following = [f for f, _ in node.next_functions if f is not None]
-        node, seen = following[0] if len(following) == 1 else None, seen + 1
-    return False
+            if id(node.variable) not in owned:
+                return []
+            found.append(owned[id(node.variable)])
+        elif not type(node).__name__.startswith(SHAPING):
+            return []
+        queue += [following for following, _ in node.next_functions if following is not None]
+    return found
 
 
 def _keep_generator(found: Observation, device) -> None:

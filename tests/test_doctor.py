@@ -10,7 +10,7 @@ from torch import nn
 from qtl_utils import doctor, faults
 from qtl_utils.__main__ import main
 from qtl_utils.doctor import CHECKS, Check, diagnose, explain, fail, ok
-from qtl_utils.faults import FAULTS, HEALTHY, case, head, points
+from qtl_utils.faults import FAULTS, HEALTHY, Circuit, case, dressed, head, node, points
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -40,6 +40,160 @@ def test_a_healthy_model_raises_no_alarm(name):
 def test_there_is_a_fault_for_every_symptom():
     assert {fault.number for fault in FAULTS.values()} == set(range(1, 26))
     assert len(HEALTHY) >= 12
+
+
+class Scaled(Circuit):
+    """A factor beside the circuit, and its last output kept for plots."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(faults.N_QUBITS))
+
+    def forward(self, x):
+        self.last = super().forward(x)
+        return self.last * self.scale
+
+
+class TwoCircuits(nn.Module):
+    """Two QNodes of one module, one of them with a list of angles."""
+
+    def __init__(self):
+        super().__init__()
+        self.nodes = node(faults.entangling), node(faults.strongly_entangling)
+        self.rows = nn.ParameterList([nn.Parameter(torch.rand(faults.N_QUBITS)) for _ in range(2)])
+        self.rotations = nn.Parameter(torch.rand(1, faults.N_QUBITS, 3))
+
+    def forward(self, x):
+        first = torch.stack(self.nodes[0](x, torch.stack(list(self.rows))), -1).to(x.dtype)
+        return torch.stack(self.nodes[1](first, self.rotations), -1).to(x.dtype)
+
+
+class Logging(nn.Module):
+    """A head that starts at zero behind a value that is logged."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Linear(faults.N_FEATURES, 4), nn.Linear(4, 2)
+        nn.init.zeros_(self.head.weight)
+
+    def forward(self, x):
+        x = self.body(x)
+        self.logged = x.mean().item()
+        return self.head(torch.tanh(x))
+
+
+def scheduled(make, epochs=20, **more):
+    """A head whose optimiser and scheduler have run for some epochs."""
+    model = head(angle_init=1.0)
+    optimizer = faults.adam(model, angles=0.05)
+    scheduler = make(optimizer)
+    for _ in range(3):
+        optimizer.step()
+    return case(model, optimizer=optimizer, scheduler=scheduler, data={"train": points(n=60)}, epochs=epochs, **more)
+
+
+def finished_cosine():
+    told = scheduled(lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 4))
+    told["optimizer"].state[next(iter(told["model_or_factory"].parameters()))] = {"step": torch.tensor(4.0)}
+    rates = []
+    for _ in range(4):
+        rates.append(told["optimizer"].param_groups[0]["lr"])
+        told["scheduler"].step()
+    return told | {"history": faults.history((0.7, 0.6, 0.5, 0.4), lr=rates), "epochs": None}
+
+
+ALSO_HEALTHY = {
+    "class weights": lambda: case(head(), loss=nn.CrossEntropyLoss(weight=torch.tensor([1.0, 4.0]))),
+    "a parameter beside the circuit": lambda: case(dressed(Scaled())),
+    "two circuits in a module": lambda: case(dressed(TwoCircuits())),
+    "a value that is logged": lambda: case(Logging()),
+    "a plateau scheduler": lambda: scheduled(torch.optim.lr_scheduler.ReduceLROnPlateau),
+    "a cosine that has ended": finished_cosine,
+    "one cycle": lambda: scheduled(lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 0.05, total_steps=300)),
+    "a sigmoid gate": lambda: case(nn.Sequential(Gate(), *dressed(Circuit()))),
+}
+
+
+class Gate(nn.Module):
+    """An open gate on the features, far from the circuit."""
+
+    def __init__(self):
+        super().__init__()
+        self.bias = nn.Parameter(4 * torch.ones(faults.N_FEATURES))
+
+    def forward(self, x):
+        return x * torch.sigmoid(self.bias)
+
+
+@pytest.mark.parametrize("name", ALSO_HEALTHY)
+def test_what_healthy_models_also_do_raises_no_alarm(name):
+    torch.manual_seed(0)
+    found = diagnose(**ALSO_HEALTHY[name]())
+    assert found.failed == [], found.of("fail", "warn")
+
+
+ALSO_FAULTY = {
+    "sigmoid twice": (lambda: _binary(nn.BCEWithLogitsLoss()), "probabilities"),
+    "probabilities to NLLLoss": (
+        lambda: case(nn.Sequential(head(), nn.Softmax(-1)), loss=nn.NLLLoss()),
+        "probabilities",
+    ),
+    "a history that diverges": (
+        lambda: case(head(angle_init=1.0), history=faults.history((0.7, 9.0, np.nan))),
+        "stuck_loss",
+    ),
+    "outputs against other labels": (lambda: case(nn.Linear(8, 1), _floats(), loss=nn.MSELoss()), "forward"),
+    "a tuple of outputs": (lambda: case(nn.LSTM(8, 2)), "forward"),
+    "whole-number images": (
+        lambda: case(nn.Linear(8, 2), (points()[0].byte(), points()[1])),
+        "forward",
+    ),
+}
+
+
+def _floats():
+    return points()[0], points()[1].float()
+
+
+def _binary(loss):
+    model = nn.Sequential(nn.Linear(8, 1), nn.Sigmoid())
+    return case(model, (points()[0], points()[1].float()[:, None]), loss=loss)
+
+
+@pytest.mark.parametrize("name", ALSO_FAULTY)
+def test_what_else_goes_wrong_is_found(name):
+    torch.manual_seed(0)
+    make, expected = ALSO_FAULTY[name]
+    assert diagnose(**make()).failed == [expected]
+
+
+def test_composite_schedulers_still_drive_their_optimiser():
+    schedules = torch.optim.lr_scheduler
+    parts = lambda o: [schedules.LinearLR(o, 0.1, total_iters=3), schedules.CosineAnnealingLR(o, 17)]  # noqa: E731
+    told = scheduled(lambda o: schedules.SequentialLR(o, parts(o), [3]))
+    optimizer, scheduler = told["optimizer"], told["scheduler"]
+    twin = scheduled(lambda o: schedules.SequentialLR(o, parts(o), [3]))
+    diagnose(**told)
+    assert all(part.optimizer is optimizer for part in scheduler._schedulers)
+    for one in (told, twin):
+        one["scheduler"].step()
+    assert optimizer.param_groups[0]["lr"] == twin["optimizer"].param_groups[0]["lr"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"model_or_factory": "model.pt"}, "needs a torch module"),
+        ({"model_or_factory": nn.Linear}, "lambda"),
+        ({"model_or_factory": nn.Sequential(nn.LazyLinear(2))}, "lazy layers"),
+        ({"optimizer": torch.optim.Adam}, "optimizer: expected an instance"),
+        ({"data": points()}, "data: expected a dict"),
+        ({"history": {"train_loss": [1.0, 2.0], "lr": [1.0]}}, "history: expected one row per epoch"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        diagnose(**case(head()) | arguments)
 
 
 def snapshot(model, optimizer, scheduler):
@@ -214,6 +368,12 @@ def make():
     model = nn.Sequential(nn.Linear(4, 2){softmax})
     return model, (torch.randn(6, 4), torch.arange(6) % 2)
 
+def broken():
+    raise KeyError("weights.pt")
+
+def misspelt():
+    return *make(), dict(losss=1)
+
 number = 3
 """
 
@@ -225,7 +385,17 @@ def test_the_command_line_ends_with_1_where_a_check_fails(tmp_path, capsys):
     assert "softmax twice" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("target", ["nowhere.py:make", "model.py", "{}/model.py:other", "{}/model.py:number"])
+@pytest.mark.parametrize(
+    "target",
+    [
+        "nowhere.py:make",
+        "model.py",
+        "{}/model.py:other",
+        "{}/model.py:number",
+        "{}/model.py:broken",
+        "{}/model.py:misspelt",
+    ],
+)
 def test_the_command_line_says_what_it_could_not_find(target, tmp_path, capsys):
     (tmp_path / "model.py").write_text(SOURCE.format(softmax=""))
     assert main(["doctor", target.format(tmp_path)]) == 2
