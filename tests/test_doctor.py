@@ -12,8 +12,11 @@ from qtl_utils.__main__ import main
 from qtl_utils.doctor import CHECKS, Check, diagnose, explain, fail, ok
 from qtl_utils.faults import FAULTS, HEALTHY, Circuit, case, dressed, head, node, points
 
+SLOW = {"slow_method", "another_method", "device_seed"}  # of which the notebooks of the smoke study show the same
+SOME_SLOW = [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in FAULTS]
 
-@pytest.mark.parametrize("name", FAULTS)
+
+@pytest.mark.parametrize("name", SOME_SLOW)
 def test_a_fault_is_found_by_its_check_and_no_other(name):
     torch.manual_seed(0)
     found = diagnose(**FAULTS[name].broken())

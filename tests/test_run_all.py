@@ -24,6 +24,8 @@ defaults: {dataset: digits, backbone: vit, epochs: 3}
 runs:
   heads: {variants: [A, C]}
   B: {variants: [B], seeds: 2}
+troubleshooting: null
+attribution: null
 """
 
 
@@ -88,7 +90,7 @@ def test_a_study_file_is_found_from_the_users_folder(finished, tmp_path):
 
 def test_a_dry_run_leaves_nothing_behind(toy, tmp_path):
     done = run_all(toy, "toy", "--dry-run", "--results-dir", str(tmp_path / "other"))
-    assert done.stdout.count("would run") == 12
+    assert done.stdout.count("would run") == 7
     assert not (tmp_path / "other").exists()
 
 
@@ -195,7 +197,7 @@ def test_a_changed_cell_reruns_its_notebook_and_a_saved_one_does_not(toy):
 
 @pytest.mark.slow
 def test_a_changed_module_reruns_what_uses_it(toy):
-    for name, expected in (("stats", 0), ("paths", 11)):  # the toy notebooks import paths only
+    for name, expected in (("stats", 0), ("paths", 6)):  # the toy notebooks import paths only
         path = toy / "qtl_utils" / f"{name}.py"
         path.write_text(path.read_text() + "\n# changed\n")
         assert len(ran(run_all(toy, "toy"))) == expected

@@ -9,15 +9,7 @@ from pathlib import Path
 import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from qtl_utils.config import (
-    TROUBLESHOOTING,
-    AttributionConfig,
-    BackboneConfig,
-    GradientsConfig,
-    PublishedConfig,
-    RunConfig,
-    SimulatorsConfig,
-)
+from qtl_utils.config import BackboneConfig, GradientsConfig, RunConfig, SimulatorsConfig
 from qtl_utils.paths import PROJECT
 
 COMMON = "import json\nfrom qtl_utils.paths import atomic, study_dir\nfolder = study_dir(study, results_dir)"
@@ -83,17 +75,6 @@ def toy_project(folder: Path) -> Path:
     simulators = _defaults([*common, "threads", *SimulatorsConfig.model_fields])
     simulators = simulators, COMMON, ANALYSIS.replace("NAME", "simulator_matrix")
     write_notebook(notebooks / "04_simulator_algorithms.ipynb", *simulators)
-    for theme, fields in TROUBLESHOOTING.items():
-        cells = ANALYSIS.replace("NAME", f"doctor_{theme}")
-        images = ["data", "backbone_settings"] if "dataset" in fields else []
-        path = notebooks / f"05_troubleshooting_{theme}.ipynb"
-        write_notebook(path, _defaults([*common, "threads", *images, *fields]), COMMON, cells)
-    attribution = [*common, "data", "backbone_settings", "threads", *AttributionConfig.model_fields]
-    attribution = _defaults(attribution), COMMON, ANALYSIS.replace("NAME", "attribution_ladder")
-    write_notebook(notebooks / "06_who_learned.ipynb", *attribution)
-    published = [*common, "data", "backbone_settings", "threads", *PublishedConfig.model_fields]
-    published = _defaults(published), COMMON, ANALYSIS.replace("NAME", "published")
-    write_notebook(notebooks / "08_published_results.ipynb", *published)
     write_notebook(notebooks / "07_results.ipynb", _defaults(common), COMMON, RESULTS)
     return folder
 
