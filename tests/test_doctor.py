@@ -12,11 +12,15 @@ from qtl_utils.__main__ import main
 from qtl_utils.doctor import CHECKS, Check, diagnose, explain, fail, ok
 from qtl_utils.faults import FAULTS, HEALTHY, Circuit, case, dressed, head, node, points
 
-SLOW = {"slow_method", "another_method", "device_seed"}  # of which the notebooks of the smoke study show the same
-SOME_SLOW = [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in FAULTS]
+SLOW = {"slow_method", "another_method", "device_seed", "TorchConnector", "A-joint", "B", "ResNet18"}
 
 
-@pytest.mark.parametrize("name", SOME_SLOW)
+def some_slow(names):
+    """Those of SLOW take seconds each; the notebooks of the smoke study show the same of most of them."""
+    return [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in names]
+
+
+@pytest.mark.parametrize("name", some_slow(FAULTS))
 def test_a_fault_is_found_by_its_check_and_no_other(name):
     torch.manual_seed(0)
     found = diagnose(**FAULTS[name].broken())
@@ -33,7 +37,7 @@ def test_the_mended_model_raises_no_alarm(name):
     assert found.verdict(FAULTS[name].check) == "ok"
 
 
-@pytest.mark.parametrize("name", HEALTHY)
+@pytest.mark.parametrize("name", some_slow(HEALTHY))
 def test_a_healthy_model_raises_no_alarm(name):
     torch.manual_seed(0)
     found = diagnose(**HEALTHY[name]())

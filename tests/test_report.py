@@ -165,6 +165,7 @@ def test_what_is_missing_is_named(gone, message, tmp_path):
         build_report(folder)
 
 
+@pytest.mark.slow
 def test_a_page_that_cannot_be_built_leaves_the_old_report(report, tmp_path):
     folder = finished_study(tmp_path / "toy")
     build_report(folder)
@@ -178,6 +179,7 @@ def test_the_report_is_rebuilt_when_its_sources_change():
     assert {"conf.py", "index.md.j2", "style.css", "report.py"} <= set(source_hashes())
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 @pytest.mark.skipif(find_chromium() is None, reason="needs Chromium")
 def test_every_page_opens_offline_without_a_complaint(report, tmp_path):

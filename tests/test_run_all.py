@@ -88,6 +88,7 @@ def test_a_study_file_is_found_from_the_users_folder(finished, tmp_path):
     assert "would run digits/02_train_variant-heads: not done yet" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_dry_run_leaves_nothing_behind(toy, tmp_path):
     done = run_all(toy, "toy", "--dry-run", "--results-dir", str(tmp_path / "other"))
     assert done.stdout.count("would run") == 7
@@ -174,17 +175,20 @@ def test_every_study_leaves_what_the_formats_promise(finished):
     assert not list(folder.rglob("*.part*"))
 
 
+@pytest.mark.slow
 def test_a_changed_parameter_reruns_only_what_depends_on_it(toy):
     assert ran(run_all(toy, "toy", "--set", "runs.B.seeds=3")) == ["digits/02_train_variant-B", "07_results"]
     assert "B,3," in (toy / "results" / "toy" / "tables" / "accuracy.csv").read_text()
 
 
+@pytest.mark.slow
 def test_a_dry_run_does_not_change_the_study_that_was_run(toy):
     before = (toy / "results" / "toy" / "study.json").read_text()
     assert "would run digits/02_train_variant-B" in run_all(toy, "toy", "-n", "--set", "runs.B.seeds=3").stdout
     assert (toy / "results" / "toy" / "study.json").read_text() == before
 
 
+@pytest.mark.slow
 def test_a_changed_cell_reruns_its_notebook_and_a_saved_one_does_not(toy):
     path = toy / "notebooks" / "07_results.ipynb"
     notebook = json.loads(path.read_text())
@@ -214,6 +218,7 @@ def test_a_run_taken_out_of_the_study_leaves_the_tables_and_comes_back(toy):
     assert "B," in (toy / "results" / "toy" / "tables" / "accuracy.csv").read_text()
 
 
+@pytest.mark.slow
 def test_a_failed_notebook_is_explained_and_others_finish(toy):
     done = run_all(toy, "toy", "--set", "runs.B.epochs=13", "--set", "runs.heads.seeds=3")
     refuse(done, 1, "AssertionError: thirteen epochs bring bad luck")
@@ -231,6 +236,7 @@ def test_a_second_run_of_the_same_study_is_turned_away(toy):
         refuse(run_all(toy, "toy"), 75, "The study 'toy' is being run already")
 
 
+@pytest.mark.slow
 def test_the_report_is_rebuilt_alone(toy):
     shutil.rmtree(toy / "results" / "toy" / "report")
     done = run_all(toy, "report", "toy")

@@ -325,6 +325,7 @@ def test_state_dicts_are_interchangeable_between_backends():
         torch.testing.assert_close(other(x), ours(x), atol=tolerance, rtol=0)
 
 
+@pytest.mark.slow
 def test_kernels_are_compiled_once_per_machine(tmp_path):
     code = """
 import torch

@@ -61,6 +61,7 @@ def test_the_sentence_names_the_interval_and_the_seeds():
     assert f"{row['low']:.3g}" in sentence(row) and "over 3 seeds" in sentence(row) and row["reading"] in sentence(row)
 
 
+@pytest.mark.slow
 def test_the_model_of_2019_is_diagnosed_in_one_call():
     backbone = load_backbone("resnet18", 32, "random", seed=0)
     generator = torch.Generator().manual_seed(0)
