@@ -6,19 +6,21 @@ import hashlib
 import importlib.util
 import inspect
 import io
-import json
 import logging
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from qtl_utils import paths
 from qtl_utils.config import StudyConfig, StudyError, check_names, find_study, load_study, parse_overrides, unknown_name
 from qtl_utils.environment import available_cores, find_device
+from qtl_utils.notebook import failure_of, keep_failed
+from qtl_utils.steps import Step, steps_of
 
 USER_ERROR, FAILED, BUSY, INTERRUPTED = 2, 1, 75, 130
 OF_JOBS = ("CalledProcessError", "At least one job", "Exiting because a job")  # what Snakemake adds to a failed job
@@ -46,23 +48,83 @@ def run(options: argparse.Namespace) -> int:
     resolved = study.model_dump_json(indent=2) + "\n"
     _check(study, find_study(options.study), folder / ".checked")
     if options.dry_run:
+        for step in _unfinished(steps_of(study), folder):
+            print(f"  would run {step.name}: it failed before, or its files are gone")
         with tempfile.TemporaryDirectory() as scratch:
             (Path(scratch) / "study.json").write_text(resolved, encoding="utf-8")
             return _snakemake(folder if folder.is_dir() else Path(scratch), options, Path(scratch) / "study.json")
-    start = time.time()
     with paths.lock(folder / ".lock"):
         _write_if_changed(folder / "study.json", resolved)
         _write_if_changed(folder / ".checked", _state(study))
         set_aside(study, folder)
+        return _compute(study, folder, options)
+
+
+def _compute(study: StudyConfig, folder: Path, options: argparse.Namespace) -> int:
+    """Runs what is missing of `study`; a step that fails or dies is passed over, and the report says so."""
+    steps = steps_of(study)
+    _forget_unfinished(steps, folder)
+    with _interrupts() as interrupted:
         code = _snakemake(folder, options)
-    if code == 0:
-        print(f"Report: {folder / 'report' / 'index.html'}")
+        while code and not interrupted and _mark_died(steps, folder):
+            code = _snakemake(folder, options)  # goes on with what waited for them
+    if code:
+        print("Not finished; the same command continues with what is missing.", file=sys.stderr)
+        return INTERRUPTED if interrupted else code
+    print(f"Report: {folder / 'report' / 'index.html'}")
+    failed = {step.name: why for step in steps if (why := failure_of(folder / step.executed))}
+    if not failed:
         return 0
-    logs = [log for log in sorted(folder.glob("logs/**/*.log")) if log.stat().st_size and log.stat().st_mtime >= start]
-    for log in logs:
-        print(f"Failed: {log.relative_to(folder / 'logs').with_suffix('')}, see {log}", file=sys.stderr)
-    print("Not finished; the same command continues with what is missing.", file=sys.stderr)
-    return code
+    print(
+        f"{len(failed)} of {len(steps)} notebooks failed: {', '.join(failed)}. The report says why and shows "
+        "everything else; the same command repeats only them and what depends on them.",
+        file=sys.stderr,
+    )
+    return FAILED
+
+
+def _forget_unfinished(steps: Sequence[Step], folder: Path) -> None:
+    """Takes away executed notebooks that failed or whose files are gone, so that these steps run again."""
+    for step in steps:
+        (folder / step.log).unlink(missing_ok=True)
+    for step in _unfinished(steps, folder):
+        (folder / step.executed).unlink()
+
+
+def _unfinished(steps: Sequence[Step], folder: Path) -> list[Step]:
+    executed = [step for step in steps if (folder / step.executed).is_file()]
+    return [
+        step
+        for step in executed
+        if failure_of(folder / step.executed) or not all((folder / file).is_file() for file in step.writes)
+    ]
+
+
+def _mark_died(steps: Sequence[Step], folder: Path) -> bool:
+    """Notes the steps that were started and left no notebook, not even a failed one; whether there are any."""
+    died = [step for step in steps if (folder / step.log).is_file() and not (folder / step.executed).is_file()]
+    for step in died:
+        message = f"{step.name} ended without a word: its process was killed, often for lack of memory."
+        keep_failed(_source(step), folder / step.executed, message)
+        (folder / step.log).write_text(f"{message}\n", encoding="utf-8")
+        print(f"\n{message}\n", file=sys.stderr, flush=True)
+    return bool(died)
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """Yields a list that is no longer empty once the user has pressed Ctrl-C, which Snakemake keeps to itself."""
+    seen = []
+
+    def note(number, frame):
+        seen.append(number)
+        signal.default_int_handler(number, frame)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield seen
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def report(options: argparse.Namespace) -> int:
@@ -84,20 +146,40 @@ def report(options: argparse.Namespace) -> int:
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Runs one notebook of notebooks/ for Snakemake, says so in one line, and explains a failure."""
-    from qtl_utils.notebook import run_notebook, stop_with_parent
+    """Runs one step of the study in this folder for Snakemake, says so in one line, and explains a failure.
+
+    A notebook that fails is kept as far as it ran; only a machine that cannot even write that ends with an error.
+    """
+    from qtl_utils.notebook import NotebookError, run_notebook, stop_with_parent
 
     stop_with_parent()
-    source = paths.PROJECT / "notebooks" / f"{options.notebook}.ipynb"
-    failed = Path(options.log).with_suffix(".failed.ipynb").resolve()
-    name = Path(options.out).with_suffix("").relative_to("notebooks")
-    start = time.monotonic()
-    with _logged(options.log):
-        _say(f"  started   {name}")
-        parameters = json.loads(options.parameters)
-        run_notebook(source, options.out, parameters, threads=options.threads, failed=failed)
-    _say(f"  finished  {name} ({time.monotonic() - start:.0f} s)")
+    study = StudyConfig.model_validate_json(Path("study.json").read_text(encoding="utf-8"))
+    steps = {step.name: step for step in steps_of(study)}
+    step, start = steps[options.step], time.monotonic()
+    step.log.parent.mkdir(parents=True, exist_ok=True)
+    step.log.write_text("")
+    for file in (*step.writes, step.claims):  # nothing of an earlier run is taken for this one's
+        Path(file).unlink(missing_ok=True)
+    missing = [name for name in step.needs if failure_of(steps[name].executed)]
+    _say(f"  started   {step.name}")
+    try:
+        if missing:
+            raise NotebookError(f"not run: it needs {missing[0]}, which failed")
+        here = None if Path.cwd().parent == paths.results_root() else str(Path.cwd().parent)
+        parameters = {"study": study.name, "results_dir": here, **step.parameters}
+        run_notebook(_source(step), step.executed, parameters, threads=study.threads, failed=step.executed)
+    except (NotebookError, ValueError, FileNotFoundError) as error:
+        if not step.executed.is_file():
+            keep_failed(_source(step), step.executed, str(error))
+        step.log.write_text(f"{error}\n", encoding="utf-8")
+        print(f"\n{step.name}: {error}\n", file=sys.stderr, flush=True)
+        return 0
+    _say(f"  finished  {step.name} ({time.monotonic() - start:.0f} s)")
     return 0
+
+
+def _source(step: Step) -> Path:
+    return paths.PROJECT / "notebooks" / f"{step.notebook}.ipynb"
 
 
 def verify(options: argparse.Namespace) -> int:
@@ -158,11 +240,8 @@ def _check(study: StudyConfig, file: Path, seal: Path) -> None:
     """Everything that can be wrong with a study before something is computed; skipped where `seal` fits."""
     from qtl_utils.notebook import check_parameters
 
-    notebooks = paths.PROJECT / "notebooks"
-    for dataset in study.datasets:
-        check_parameters(notebooks / "01_dataset_preparation.ipynb", study.dataset_parameters(dataset))
-    for name in study.runs:
-        check_parameters(notebooks / "02_train_variant.ipynb", study.run_parameters(name))
+    for step in steps_of(study):
+        check_parameters(_source(step), step.parameters)
     if seal.is_file() and seal.read_text() == _state(study):
         return
     check_names(study, file, _registries())
@@ -332,11 +411,7 @@ def _parser() -> Parser:
         "--budget", type=float, default=60.0, metavar="SECONDS", help="checks that take longer are skipped"
     )
     three = command(execute, "execute", study=False)
-    three.add_argument("notebook")
-    three.add_argument("out")
-    three.add_argument("--parameters", default="{}", metavar="JSON")
-    three.add_argument("--threads", type=int, default=1)
-    three.add_argument("--log", required=True)
+    three.add_argument("step")
     return parser
 
 

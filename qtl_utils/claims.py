@@ -4,6 +4,7 @@ A claim is about data or about a machine: it may be refuted elsewhere, and then 
 any data is a test of the code and belongs into tests/.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -39,8 +40,9 @@ class Claims:
         return self.frame().drop(columns="notebook").replace({"confirmed": {True: "yes", False: "no"}})
 
 
-def read_claims(folder: Path) -> pd.DataFrame:
-    """The claims of every notebook of a study's `folder`, sorted by notebook; empty where there are none."""
-    files = sorted((Path(folder) / "claims").glob("[!.]*.csv"))
-    frames = [pd.read_csv(path, keep_default_na=False) for path in files]
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=COLUMNS)
+def read_claims(folder: Path, notebooks: Sequence[str]) -> pd.DataFrame:
+    """The claims of those `notebooks` that left some in a study's `folder`, a row each in the order of `notebooks`."""
+    files = [Path(folder) / "claims" / f"{name}.csv" for name in notebooks]
+    frames = [pd.read_csv(path, keep_default_na=False) for path in files if path.is_file()]
+    frames = [frame for frame in frames if len(frame)] or [pd.DataFrame(columns=COLUMNS)]
+    return pd.concat(frames, ignore_index=True).astype({"confirmed": bool})

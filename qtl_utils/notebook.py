@@ -1,11 +1,11 @@
 """Running a notebook strictly with papermill, and what a notebook depends on."""
 
 import ast
+import contextlib
 import hashlib
 import inspect
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Mapping
 from functools import cache
@@ -89,7 +89,8 @@ def run_notebook(
     """Executes a notebook from the project folder and writes the executed copy to `out`.
 
     `out` appears only when every cell succeeded; otherwise NotebookError is raised and the part that ran is
-    kept as `failed` (beside `out` as NAME.failed.ipynb where not given). The kernel has `threads` threads.
+    kept as `failed` (beside `out` as NAME.failed.ipynb where not given; it may be `out` itself), which says in its
+    metadata that it failed, and why. The kernel has `threads` threads.
     """
     from nbclient.exceptions import DeadKernelError
     from papermill import PapermillExecutionError, execute_notebook
@@ -111,8 +112,9 @@ def run_notebook(
                 kernel_manager_class=_kernel_manager(f"{sockets}/k", kernel_environment(threads)),
             )
         except (PapermillExecutionError, DeadKernelError) as error:
-            _keep(part, failed)
-            raise NotebookError(_explain(path, error, failed)) from None
+            message = _explain(path, error)
+            keep_failed(part if part.exists() else path, failed, message)
+            raise NotebookError(f"{message}\nWhat ran is in {failed}") from None
 
 
 def kernel_environment(threads: int) -> dict[str, str]:
@@ -147,20 +149,31 @@ def _kernel_manager(socket: str, environment: dict[str, str]) -> type:
     return ThisInterpreter
 
 
-def _keep(part: Path, failed: Path) -> None:
-    if part.exists():
-        failed.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(part, failed)
+def keep_failed(part: str | Path, out: str | Path, message: str) -> None:
+    """Writes the notebook `part` to `out` with a note in its metadata that it failed, and why."""
+    try:
+        notebook = json.loads(Path(part).read_text(encoding="utf-8"))
+        notebook.setdefault("metadata", {})
+    except (OSError, ValueError, AttributeError):  # the source itself is no notebook
+        notebook = {"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+    notebook["metadata"]["qtl"] = {"failed": message}
+    with atomic(out) as whole:
+        whole.write_text(json.dumps(notebook, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
-def _explain(path: Path, error: Exception, failed: Path) -> str:
-    kept = f"What ran is in {failed}"
+def failure_of(path: str | Path) -> str | None:
+    """Why an executed notebook failed; None for one that ran to its end."""
+    metadata = json.loads(Path(path).read_text(encoding="utf-8")).get("metadata", {})
+    return metadata.get("qtl", {}).get("failed")
+
+
+def _explain(path: Path, error: Exception) -> str:
     if not hasattr(error, "ename"):
-        return f"{path.name} failed: its kernel died, often for lack of memory. {kept}"
+        return f"{path.name} failed: its kernel died, often for lack of memory."
     lines = f"{error.ename}: {error.evalue}".strip().splitlines()
     where = [line for line in error.source.splitlines() if line.strip()][:1]
     shown = "\n    ".join(lines[-8:])
-    return f"{path.name} failed in cell [{error.exec_count}] ({''.join(where)}):\n    {shown}\n{kept}"
+    return f"{path.name} failed in cell [{error.exec_count}] ({''.join(where)}):\n    {shown}"
 
 
 # ---- what a notebook depends on
@@ -210,13 +223,11 @@ def _syntax(path: Path) -> ast.Module:
     if path.suffix == ".py":
         return ast.parse(path.read_text(encoding="utf-8"), str(path))
     body = []
-    for number, cell in enumerate(_cells(path)):
+    for cell in _cells(path):
         if cell["cell_type"] == "code":
             lines = ["" if line.lstrip()[:1] in "%!" else line for line in cell["source"].splitlines()]
-            try:
+            with contextlib.suppress(SyntaxError):  # it will fail when it runs; until then it imports nothing
                 body += ast.parse("\n".join(lines)).body
-            except SyntaxError as error:
-                raise ValueError(f"{path}: cell {number}, line {error.lineno}: {error.msg}") from None
     return ast.Module(body, type_ignores=[])
 
 

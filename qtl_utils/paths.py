@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,3 +67,10 @@ def lock(path: str | Path) -> Iterator[None]:
     with path.open("a") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    """Yields an empty temporary folder that is removed when the block ends."""
+    with tempfile.TemporaryDirectory(prefix="qtl") as folder:
+        yield Path(folder)

@@ -8,14 +8,19 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from qtl_utils.claims import read_claims
+from qtl_utils.config import StudyConfig
 from qtl_utils.environment import describe
-from qtl_utils.paths import PROJECT, atomic
+from qtl_utils.notebook import failure_of
+from qtl_utils.paths import PROJECT, atomic, scratch
+from qtl_utils.runs import write_csv
+from qtl_utils.steps import steps_of
 
 SOURCES = PROJECT / "report"
 PAGE = re.compile(r"href='(05_\w+)\.ipynb#")  # the doctor's links, in outputs
@@ -23,20 +28,20 @@ LINK = re.compile(r"(?<!!)\[([^\]]+)\]\((?!https?:|#)([^)\s]+)\)")  # [text](fil
 
 
 def build_report(folder: str | Path) -> Path:
-    """Writes manifest.json and report/ into a study's folder; the path of the report's first page.
+    """Writes manifest.json, tables/claims.csv and report/ into a study's folder; the path of the report's first page.
 
-    Raises FileNotFoundError where a notebook of the study was not executed yet, RuntimeError with Sphinx's
-    message where a page cannot be built.
+    Notebooks that failed are named on that page, and shown as far as they ran. Raises FileNotFoundError where a
+    notebook of the study was not executed at all, RuntimeError with Sphinx's message where a page cannot be built.
     """
     folder = Path(folder).resolve()
-    study = json.loads((folder / "study.json").read_text(encoding="utf-8"))
-    answer = _read_answer(folder)
+    study = StudyConfig.model_validate_json((folder / "study.json").read_text(encoding="utf-8"))
     notebooks = executed_notebooks(folder, study)
+    claims = save_claims(folder, study)
     manifest = write_manifest(folder, notebooks)
-    with tempfile.TemporaryDirectory(prefix="qtl") as scratch, atomic(folder / "report") as part:
-        pages = Path(scratch) / "pages"
-        _lay_out(pages, folder, study, answer, notebooks, manifest)
-        shutil.move(_sphinx(pages, Path(scratch) / "built" / "html"), part)
+    with scratch() as room, atomic(folder / "report") as part:
+        pages = room / "pages"
+        _lay_out(pages, folder, study, claims, notebooks, manifest)
+        shutil.move(_sphinx(pages, room / "built" / "html"), part)
     return folder / "report" / "index.html"
 
 
@@ -49,30 +54,27 @@ def source_hashes() -> dict[str, str]:
 # ---- what goes in
 
 
-def executed_notebooks(folder: Path, study: dict[str, Any]) -> list[Path]:
-    """The executed notebooks that belong to `study`, relative to notebooks/, in reading order."""
-    wanted = {(run["dataset"], f"02_train_variant-{name}") for name, run in study["runs"].items()}
-    wanted |= {(dataset, "01_dataset_preparation") for dataset, _ in wanted}
-    missing = [f"{dataset}/{name}" for dataset, name in sorted(wanted)]
-    missing = [name for name in missing if not (folder / "notebooks" / f"{name}.ipynb").is_file()]
+def executed_notebooks(folder: Path, study: StudyConfig) -> list[Path]:
+    """The executed notebooks of `study`, relative to notebooks/, in reading order."""
+    steps = steps_of(study)
+    missing = [step.name for step in steps if not (folder / step.executed).is_file()]
     if missing:
         raise FileNotFoundError(f"{folder}: {missing[0]} was not executed yet; run the study to its end first")
-    order = {name: number for number, name in enumerate(study["runs"])}
-    found = [folder / "notebooks" / dataset / f"{name}.ipynb" for dataset, name in wanted]
-    found.sort(key=lambda p: (p.parent.name, p.name[:2], order.get(p.stem.partition("-")[2], 0)))
-    alone = sorted((folder / "notebooks").glob("*.ipynb"))
-    return [path.relative_to(folder / "notebooks") for path in (*found, *alone)]
+    return [step.executed.relative_to("notebooks") for step in steps]
 
 
-def _read_answer(folder: Path) -> dict[str, Any]:
+def save_claims(folder: Path, study: StudyConfig) -> pd.DataFrame:
+    """Writes what the notebooks of `study` expected and found to tables/claims.csv, and returns it."""
+    claims = read_claims(folder, [step.claims.stem for step in steps_of(study)])
+    with atomic(folder / "tables" / "claims.csv") as part:
+        write_csv(claims, part)
+    return claims
+
+
+def _read_answer(folder: Path) -> dict[str, Any] | None:
+    """What notebook 07 found; None where it failed or has nothing to compare."""
     path = folder / "tables" / "answer.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; run notebooks/07_results.ipynb, which writes it")
-    answer = json.loads(path.read_text(encoding="utf-8"))
-    for key in ("question", "answer", "main_figure", "main_table"):
-        if key not in answer:
-            raise ValueError(f"{path}: the key '{key}' is missing; 07_results.ipynb writes it")
-    return answer
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def _read_learned(folder: Path) -> dict[str, Any] | None:
@@ -105,31 +107,41 @@ def _seconds(folder: Path, name: Path) -> float:
 # ---- pages
 
 
-def _lay_out(pages: Path, folder: Path, study: dict, answer: dict, notebooks: list[Path], manifest: dict) -> None:
-    """Puts conf.py, the figures, the executed notebooks and a generated index.md into `pages`."""
+def _lay_out(
+    pages: Path, folder: Path, study: StudyConfig, claims: pd.DataFrame, notebooks: list[Path], manifest: dict
+) -> None:
+    """Puts conf.py, the figures, the executed notebooks and the generated pages into `pages`."""
     shutil.copytree(SOURCES, pages, ignore=shutil.ignore_patterns("*.j2", "__pycache__"))
-    shutil.copytree(folder / "figures", pages / "figures")
+    if (folder / "figures").is_dir():
+        shutil.copytree(folder / "figures", pages / "figures")
     entries = []
     for name in notebooks:
         page = Path("notebooks") / name.with_suffix("")
         title = _copy_notebook(folder / "notebooks" / name, pages / f"{page}.ipynb", name, notebooks)
-        seconds = manifest["notebook_seconds"][str(name.with_suffix(""))]
-        entries.append({"name": _label(name), "page": page.as_posix(), "title": title, "seconds": seconds})
-    template = Environment(
+        entry = {"name": _label(name), "page": page.as_posix(), "title": title}
+        entry["seconds"] = manifest["notebook_seconds"][str(name.with_suffix(""))]
+        entries.append(entry | {"failed": failure_of(folder / "notebooks" / name)})
+    answer = _read_answer(folder)
+    shared, rows = _read_table(folder / "tables" / answer["main_table"]) if answer else ({}, [])
+    told = {
+        "study": study,
+        "answer": answer,
+        "learned": _read_learned(folder),
+        "notebooks": entries,
+        "failed": [entry for entry in entries if entry["failed"]],
+        "claims": [{name: _cell(str(value)) for name, value in row.items()} for row in claims.to_dict("records")],
+        "refuted": int((~claims["confirmed"]).sum()),
+        "manifest": manifest,
+        "shared": shared,
+        "rows": rows,
+        "study_json": study.model_dump_json(indent=2),
+    }
+    templates = Environment(
         loader=FileSystemLoader(SOURCES), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    ).get_template("index.md.j2")
-    shared, rows = _read_table(folder / "tables" / answer["main_table"])
-    text = template.render(
-        study=study,
-        answer=answer,
-        learned=_read_learned(folder),
-        notebooks=entries,
-        manifest=manifest,
-        shared=shared,
-        rows=rows,
-        study_json=json.dumps(study, indent=2),
     )
-    (pages / "index.md").write_text(text, encoding="utf-8")
+    for template in SOURCES.glob("*.md.j2"):
+        text = templates.get_template(template.name).render(told)
+        (pages / template.stem).write_text(text, encoding="utf-8")
 
 
 def _copy_notebook(source: Path, target: Path, name: Path, notebooks: list[Path]) -> str:

@@ -131,9 +131,9 @@ def test_the_source_hash_ignores_what_jupyterlab_changes_on_saving(tmp_path):
 
 
 def test_modules_used_are_followed_through_modules_and_magics(tmp_path):
-    path = write_notebook(tmp_path / "n.ipynb", "x = 1", "%matplotlib inline\nfrom qtl_utils import report")
+    path = write_notebook(tmp_path / "n.ipynb", "x = 1", "%matplotlib inline\nfrom qtl_utils import tables")
     names = {module.name for module in modules_used(path)}
-    assert {"report.py", "environment.py", "paths.py"} <= names
+    assert {"tables.py", "stats.py", "runs.py", "paths.py"} <= names
     assert not {"heads.py", "train.py", "config.py"} & names
 
 

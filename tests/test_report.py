@@ -11,13 +11,21 @@ import pytest
 from browser import browser, find_chromium
 from toy_project import write_notebook
 
+from qtl_utils.claims import Claims
+from qtl_utils.config import StudyConfig
+from qtl_utils.notebook import keep_failed
 from qtl_utils.report import _copy_notebook, _read_table, build_report, executed_notebooks, source_hashes
 
-STUDY = {
-    "name": "toy",
-    "description": "Two | rows.",
-    "runs": {"heads": {"dataset": "digits"}, "B": {"dataset": "digits"}},
-}
+STUDY = StudyConfig.model_validate(
+    {
+        "name": "toy",
+        "description": "Two | rows.",
+        "datasets": {"digits": {}},
+        "backbones": {"vit": {"model": "tiny_vit"}},
+        "runs": {name: {"dataset": "digits", "backbone": "vit"} for name in ("heads", "B")},
+        **dict.fromkeys(("gradients", "simulators", "troubleshooting", "attribution")),
+    }
+)
 ANSWER = {"question": "Does it help?", "answer": ["Not here."], "main_figure": "f.png", "main_table": "t.csv"}
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 TITLE = "What is this?\n\nAn angle $\\theta$ in [one](01_dataset_preparation.ipynb), [two](../README.md).\n\n$$x^2$$"
@@ -27,7 +35,7 @@ def finished_study(folder):
     """A study folder as a run leaves it, with pictures and formulas in its notebooks."""
     for name in ("tables", "figures"):
         (folder / name).mkdir(parents=True)
-    (folder / "study.json").write_text(json.dumps(STUDY))
+    (folder / "study.json").write_text(STUDY.model_dump_json())
     (folder / "tables" / "answer.json").write_text(json.dumps(ANSWER))
     (folder / "tables" / "t.csv").write_text("dataset,variant,accuracy\ndigits,A|x,0.91234\ndigits,C,0.5\n")
     (folder / "figures" / "f.png").write_bytes(base64.b64decode(PIXEL))
@@ -147,22 +155,52 @@ def test_what_all_rows_share_leaves_the_table(tmp_path):
 
 def test_notebooks_of_runs_that_the_study_no_longer_names_are_left_out(tmp_path):
     folder = finished_study(tmp_path / "toy")
-    names = [str(path) for path in executed_notebooks(folder, STUDY | {"runs": {"B": {"dataset": "digits"}}})]
+    less = STUDY.model_copy(update={"runs": {"B": STUDY.runs["B"]}})
+    names = [str(path) for path in executed_notebooks(folder, less)]
     assert names == ["digits/01_dataset_preparation.ipynb", "digits/02_train_variant-B.ipynb", "07_results.ipynb"]
 
 
-@pytest.mark.parametrize(
-    ("gone", "message"),
-    [
-        ("notebooks/digits/02_train_variant-B.ipynb", "digits/02_train_variant-B was not executed yet"),
-        ("tables/answer.json", r"answer\.json is missing; run notebooks/07_results"),
-    ],
-)
-def test_what_is_missing_is_named(gone, message, tmp_path):
+def test_a_notebook_that_was_not_executed_is_named(tmp_path):
     folder = finished_study(tmp_path / "toy")
-    (folder / gone).unlink()
-    with pytest.raises(FileNotFoundError, match=message):
+    (folder / "notebooks/digits/02_train_variant-B.ipynb").unlink()
+    with pytest.raises(FileNotFoundError, match="digits/02_train_variant-B was not executed yet"):
         build_report(folder)
+
+
+def test_claims_stand_on_the_first_page_and_in_a_table(tmp_path):
+    folder = finished_study(tmp_path / "toy")
+    claims = Claims("07_results")
+    claims.expect("A is | higher", False, "it is lower")
+    claims.expect("C is above chance", True, "0.9")
+    claims.save(folder)
+    page = build_report(folder).read_text()
+    assert "1 of 2 claims" in page and "A is | higher (07_results). Found: it is lower" in page
+    assert "C is above chance" not in page
+    assert "C is above chance" in (folder / "report" / "claims.html").read_text()
+    assert len((folder / "tables" / "claims.csv").read_text().splitlines()) == 3
+
+
+@pytest.fixture(scope="module")
+def report_of_failures(tmp_path_factory):
+    """The report of a study of which the comparison and a training failed."""
+    folder = finished_study(tmp_path_factory.mktemp("broken") / "toy")
+    (folder / "tables" / "answer.json").unlink()
+    for name in ("07_results", "digits/02_train_variant-B"):
+        path = folder / "notebooks" / f"{name}.ipynb"
+        keep_failed(path, path, f"{name} failed in cell [3] (x | y):\n    ValueError: `odd` <text>")
+    return build_report(folder).parent
+
+
+def test_failures_come_first_with_their_message(report_of_failures):
+    page = (report_of_failures / "index.html").read_text()
+    assert "2 of 4 notebooks failed" in page
+    assert "ValueError: `odd` &lt;text&gt;" in page
+    assert page.index("digits/02_train_variant-B failed in cell") < page.index("<h2>The notebooks")
+    assert (report_of_failures / "notebooks" / "07_results.html").is_file()
+
+
+def test_without_the_comparison_the_report_says_that_there_is_no_answer(report_of_failures):
+    assert "no answer yet" in (report_of_failures / "index.html").read_text()
 
 
 @pytest.mark.slow

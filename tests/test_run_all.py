@@ -1,6 +1,7 @@
 """The command: what it says, what it computes again and what not, and that nothing can tear a study."""
 
 import fcntl
+import html
 import json
 import os
 import random
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 
+import nbformat
 import pandas as pd
 import pytest
 import yaml
@@ -218,16 +220,68 @@ def test_a_run_taken_out_of_the_study_leaves_the_tables_and_comes_back(toy):
     assert "B," in (toy / "results" / "toy" / "tables" / "accuracy.csv").read_text()
 
 
+def break_notebook(project, name, cell):
+    """Puts `cell` before the last one of a notebook; returns what takes it out again."""
+    path = project / "notebooks" / f"{name}.ipynb"
+    whole = path.read_text()
+    book = nbformat.reads(whole, as_version=4)
+    book.cells.insert(-1, nbformat.v4.new_code_cell(cell))
+    nbformat.write(book, path)
+    return lambda: path.write_text(whole)
+
+
+FAULTS = {
+    "an exception": ("raise KeyError('gone')", "KeyError: 'gone'"),
+    "a syntax error": ("this is no Python", "SyntaxError: invalid syntax"),
+    "a killed kernel": ("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", "its kernel died"),
+    "a killed process": ("import os, signal\nos.kill(os.getppid(), signal.SIGKILL)", "its process was killed"),
+}
+
+
 @pytest.mark.slow
-def test_a_failed_notebook_is_explained_and_others_finish(toy):
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_broken_notebook_is_named_in_a_report_that_shows_the_rest(toy, fault):
+    cell, message = FAULTS[fault]
+    mend = break_notebook(toy, "03_gradient_diagnostics", cell)
+    done = run_all(toy, "toy")
+    assert done.returncode == 1
+    assert "1 of 6 notebooks failed: 03_gradient_diagnostics." in done.stderr and message in done.stderr
+    assert "Traceback" not in done.stderr and "Error in rule" not in done.stderr
+    report = toy / "results" / "toy" / "report"
+    page = html.unescape((report / "index.html").read_text())
+    assert "1 of 6 notebooks failed" in page and message in page
+    assert "It is a toy." in page
+    again = run_all(toy, "toy")
+    assert [line.split()[1] for line in again.stdout.splitlines() if "started" in line] == ["03_gradient_diagnostics"]
+    mend()
+    assert ran(run_all(toy, "toy")) == ["03_gradient_diagnostics"]
+    assert "notebooks failed" not in (report / "index.html").read_text()
+
+
+@pytest.mark.slow
+def test_a_run_that_failed_leaves_the_comparison_of_the_others(toy):
     done = run_all(toy, "toy", "--set", "runs.B.epochs=13", "--set", "runs.heads.seeds=3")
-    refuse(done, 1, "AssertionError: thirteen epochs bring bad luck")
-    assert "02_train_variant.ipynb failed in cell" in done.stderr
-    assert "Failed: digits/02_train_variant-B, see" in done.stderr
-    assert "Error in rule" not in done.stderr
-    assert (toy / "results" / "toy" / "logs" / "digits" / "02_train_variant-B.failed.ipynb").is_file()
-    assert "heads,3," in (toy / "results" / "toy" / "runs" / "digits" / "heads" / "metrics.csv").read_text()
-    assert ran(run_all(toy, "toy", "--set", "runs.heads.seeds=3"))[-1] == "07_results"
+    assert done.returncode == 1 and "AssertionError: thirteen epochs bring bad luck" in done.stderr
+    table = (toy / "results" / "toy" / "tables" / "accuracy.csv").read_text()
+    assert "heads,3," in table and "B," not in table
+    assert ran(run_all(toy, "toy", "--set", "runs.heads.seeds=3")) == ["digits/02_train_variant-B", "07_results"]
+
+
+@pytest.mark.slow
+def test_what_needs_a_failed_step_is_not_run(toy):
+    mend = break_notebook(toy, "01_dataset_preparation", "1 / 0")
+    done = run_all(toy, "toy")
+    assert "digits/02_train_variant-B: not run: it needs digits/01_dataset_preparation, which failed" in done.stderr
+    page = (toy / "results" / "toy" / "report" / "index.html").read_text()
+    assert "ZeroDivisionError" in page and "not run: it needs" in page
+    mend()
+    assert run_all(toy, "toy").returncode == 0
+
+
+@pytest.mark.slow
+def test_a_file_that_was_deleted_is_made_again(toy):
+    (toy / "results" / "toy" / "runs" / "digits" / "B" / "metrics.csv").unlink()
+    assert ran(run_all(toy, "toy")) == ["digits/02_train_variant-B", "07_results"]
 
 
 def test_a_second_run_of_the_same_study_is_turned_away(toy):
