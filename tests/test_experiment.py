@@ -117,6 +117,12 @@ def test_the_candidate_with_the_best_validation_accuracy_is_reported(results):
             assert set(chosen["lr_classical"]) == {best}
 
 
+def test_every_seed_is_there_on_its_own_split(results):
+    rows = results[0].metrics.query("subset == 'test' and epoch_kind == 'last' and settings == '2019'")
+    assert sorted(rows["seed"]) == list(range(CONFIG.seeds))
+    assert (rows["split"] == rows["seed"] % DATA.n_splits).all()
+
+
 def test_predictions_give_the_accuracy_of_the_metrics(results):
     for result in results:
         last = result.metrics.query("subset == 'test' and epoch_kind == 'last'")
