@@ -1,134 +1,187 @@
-"""Does a new run agree with the committed reference tables?
+"""Does another run of a study say the same? Conclusions first, then numbers.
 
-Tolerances, by column:
-- counts, sizes and text: equal. A new machine must run the same study.
-- mean accuracies: within 0.03, or 3 standard errors of the reference (sd / sqrt(n)) where that is more: other
-  processors and library versions round differently, and training amplifies it.
-- differences, effects (`value`) and other averages (`mean`): within 0.03, or inside the reference's own interval.
-- loss: within 0.1, or a fifth of the reference; ece and sd: within 0.03.
-- collapsed seeds: within 2, or a tenth of n.
-- tables of the gradient, simulator, troubleshooting and published-results notebooks, and those of the geometry of one
-  trained model: not compared, they check themselves while they run, or follow one seed.
-- intervals' ends, p values, the words that follow from them, which learning rates won, times, memory and
-  collapsed.csv and headline.csv (they repeat accuracy.csv): not compared.
+- Conclusions: how every test of a family fixed beforehand ended (higher, lower, equivalent, not distinguishable), and
+  which claims of the notebooks were confirmed. They must be the same.
+- Numbers: a mean or a difference may move within the 95 % interval that the reference gives it. Those outside are
+  counted and listed; one in twenty may be outside by chance where what was computed is random.
+- Frozen heads on features that are the same everywhere: their mean accuracies agree to ROUNDING.
+- Not compared: p values, times, memory, and what simulators and the doctor measure on one machine.
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from qtl_utils.runs import GROUP, LEARNING_RATES
+from qtl_utils.stats import CELLS
 
-IGNORED = {"low", "high", "wilson_low", "wilson_high", "p", "p_holm", "p_equivalent", "verdict", "sentence"}
-IGNORED |= {"chosen", "best_sd"}
-IGNORED_TABLES = {"collapsed", "headline"}
-SELF_CHECKED = (
-    "gradient_",
-    "simulator_",
-    "doctor_",
-    "published",
-    "attribution_fisher",
-    "attribution_fourier",
-    "attribution_circuit",
-)
-KEYS = [*GROUP, "variant", "a", "b", "effect", "metric", *LEARNING_RATES]
-ACCURACIES = {"accuracy", "best_accuracy", "balanced_accuracy", "validation_accuracy"}
-LOSSES = {"loss", "validation_loss"}
-ABSOLUTE = 0.03
+DECIDED = ("higher", "lower", "equivalent", "not distinguishable")
+OPPOSED = {frozenset(("higher", "lower"))}  # verdicts that contradict each other, whatever the power
+KEYS = ["dataset", "backbone", "settings", "protocol", "variant", "a", "b", "metric", "effect", "schedule", "kind"]
+KEYS += ["scaling", "task", "arm", "measure", "stage", "fraction", "level", "factor", "size", "varied", "shots"]
+KEYS += ["ansatz", "init", "cost", "depth", "group", "step", "model", "setting"]
+MEANS = ("value", "mean", "accuracy", "rate", "change")  # what an interval low..high belongs to
+OF_ONE_MACHINE = ("simulator_", "doctor_")
+ROUNDING = 1e-3  # of mean accuracies
+NETWORKS = tuple(variant for cell, variant in CELLS.items() if cell.startswith("full"))
+SHOWN = 20  # numbers outside their interval that are printed
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """`cells` were compared; `differences` lists those out of tolerance: table, row, column, got, expected."""
+    """What a run and its reference agree on.
 
-    cells: int
-    differences: pd.DataFrame
+    `conclusions`: a row each with columns here, reference (the verdicts), their intervals, and same.
+    `numbers` were compared; `outside` lists those outside the reference's interval: number, here, low, high.
+    `frozen` mean accuracies of heads on features that do not depend on the machine were compared, and differ by
+    `largest` at most.
+    """
+
+    conclusions: pd.DataFrame
+    numbers: int
+    outside: pd.DataFrame
+    frozen: int
+    largest: float
 
     @property
     def ok(self) -> bool:
-        """Whether every cell agreed."""
-        return self.differences.empty
+        """Whether every conclusion of the reference was drawn here too."""
+        return bool(self.conclusions["same"].all())
+
+    @property
+    def opposed(self) -> pd.DataFrame:
+        """The conclusions that contradict each other: higher here, lower there."""
+        pairs = zip(self.conclusions["here"], self.conclusions["reference"], strict=True)
+        return self.conclusions[[frozenset(pair) in OPPOSED for pair in pairs]]
 
     def __str__(self) -> str:
-        if self.ok:
-            return f"All {self.cells} compared cells agree with the reference within tolerance."
-        head = f"{len(self.differences)} of {self.cells} compared cells differ from the reference:"
-        return head + "\n" + self.differences.to_string(index=False)
+        differ = self.conclusions[~self.conclusions["same"]]
+        n = len(self.conclusions)
+        lines = [f"{n - len(differ)} of {n} conclusions are the same as in the reference."]
+        for name, row in differ.iterrows():
+            here, there = (f"{row[k]}{row[f'{k}_interval']}" for k in ("here", "reference"))
+            lines.append(f"  differs: {name}\n    here: {here}\n    reference: {there}")
+        if self.frozen:
+            end = "" if self.largest <= ROUNDING else ": more than rounding explains"
+            lines.append(
+                f"Mean accuracies of {self.frozen} frozen heads differ by {self.largest:.1g} at most "
+                f"(rounding allows {ROUNDING:g}){end}."
+            )
+        lines.append(f"{len(self.outside)} of {self.numbers} numbers lie outside the reference's own interval.")
+        for name, row in self.outside.head(SHOWN).iterrows():
+            lines.append(f"  outside: {name}: {row['here']} instead of {row['low']} to {row['high']}")
+        if len(self.outside) > SHOWN:
+            lines.append(f"  and {len(self.outside) - SHOWN} more")
+        return "\n".join(lines)
 
 
 def verify(new_study_dir: str | Path, reference_dir: str | Path) -> Verdict:
-    """Compares new_study_dir/tables with reference_dir/tables; only what the reference holds is asked for."""
-    references = sorted((Path(reference_dir) / "tables").glob("*.csv"))
-    references = [p for p in references if p.stem not in IGNORED_TABLES and not p.stem.startswith(SELF_CHECKED)]
-    if not references:
+    """Compares the tables of one study's folder with those of another; only what the reference holds is asked for.
+
+    Raises FileNotFoundError where either folder has no tables.
+    """
+    new, reference = _tables(new_study_dir), _tables(reference_dir)
+    if not reference:
         raise FileNotFoundError(f"No reference tables in {Path(reference_dir) / 'tables'}: expected *.csv.")
-    new_tables = Path(new_study_dir) / "tables"
-    if not new_tables.is_dir():
-        raise FileNotFoundError(f"No tables in {new_tables}: run that study first.")
-    cells, wrong = 0, []
-    for path in references:
-        if not (new_tables / path.name).exists():
-            wrong.append((path.stem, "all", "all", "no such table", "a table"))
-            cells += 1
+    if not new:
+        raise FileNotFoundError(f"No tables in {Path(new_study_dir) / 'tables'}: run that study first.")
+    numbers, outside = compare_numbers(new, reference)
+    frozen = frozen_differences(new, reference, trained_backbones(new_study_dir))
+    largest = float(frozen.max()) if len(frozen) else 0.0
+    return Verdict(compare_conclusions(new, reference), numbers, outside, len(frozen), largest)
+
+
+def _tables(folder: str | Path) -> dict[str, pd.DataFrame]:
+    """Every table of a study's folder as text, by name."""
+    files = sorted((Path(folder) / "tables").glob("[!.]*.csv"))
+    return {path.stem: pd.read_csv(path, dtype=str, keep_default_na=False) for path in files}
+
+
+# ---- conclusions
+
+
+def compare_conclusions(new: dict[str, pd.DataFrame], reference: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """A row per conclusion of `reference`: the verdicts here and there, with their intervals, and whether the same."""
+    here, there = _conclusions(new), _conclusions(reference)
+    there = there[there["verdict"].isin([*DECIDED, "confirmed", "not confirmed"])]
+    here = here.reindex(there.index).fillna({"verdict": "not there", "interval": ""})
+    frame = pd.DataFrame({"here": here["verdict"], "reference": there["verdict"]})
+    frame["here_interval"], frame["reference_interval"] = here["interval"], there["interval"]
+    return frame.assign(same=frame["here"] == frame["reference"])
+
+
+def _conclusions(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Verdict and interval (as text) of every test of a family and of every claim, by what is concluded on."""
+    rows = {}
+    for name, table in tables.items():
+        if {"verdict", "family"} <= set(table):
+            family = table[table["family"] == "True"]
+            labels = _labels(name, family)
+            intervals = [f" [{low}, {high}]" for low, high in zip(family["low"], family["high"], strict=True)]
+            rows |= dict(zip(labels, zip(family["verdict"], intervals, strict=True), strict=True))
+    for _, claim in tables["claims"].iterrows() if "claims" in tables else ():
+        verdict = "confirmed" if claim["confirmed"] == "True" else "not confirmed"
+        rows[f"{claim['notebook']}: {claim['claim']}"] = verdict, f" ({claim['found']})"
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["verdict", "interval"])
+
+
+def _labels(name: str, table: pd.DataFrame) -> list[str]:
+    """One label per row, made of the table's name and its key columns; the same key again gets a number."""
+    keys = table[[column for column in KEYS if column in table]]
+    joined = keys.agg(" / ".join, axis=1) if len(keys.columns) and len(keys) else pd.Series("", index=keys.index)
+    repeats = joined.groupby(joined).cumcount()
+    return [f"{name}: {text}{f' ({i + 1})' if i else ''}" for text, i in zip(joined, repeats, strict=True)]
+
+
+# ---- numbers
+
+
+def compare_numbers(new: dict[str, pd.DataFrame], reference: dict[str, pd.DataFrame]) -> tuple[int, pd.DataFrame]:
+    """How many means and differences of `reference` have an interval, and those that lie outside it in `new`."""
+    count, outside = 0, {}
+    for name, table in reference.items():
+        measured = [column for column in MEANS if column in table]
+        if not {"low", "high"} <= set(table) or not measured or name.startswith(OF_ONE_MACHINE):
             continue
-        compared, found = compare(_read(new_tables / path.name), _read(path))
-        cells += compared
-        wrong += [(path.stem, *cell) for cell in found]
-    return Verdict(cells, pd.DataFrame(wrong, columns=["table", "row", "column", "got", "expected"]))
+        there, here = _means(name, table, measured[0]), _means(name, new.get(name), measured[0])
+        for label, row in there.dropna().iterrows():
+            count += 1
+            value = here["value"].get(label, np.nan)
+            if not row["low"] <= value <= row["high"]:
+                outside[label] = {"here": value, "low": row["low"], "high": row["high"]}
+    return count, pd.DataFrame.from_dict(outside, orient="index", columns=["here", "low", "high"])
 
 
-def compare(new: pd.DataFrame, reference: pd.DataFrame) -> tuple[int, list[tuple[str, str, str, str]]]:
-    """How many cells of `reference` were compared and which are out of tolerance: row, column, got, expected."""
-    cells, wrong = 0, []
-    for label, row in reference.iterrows():
-        if label not in new.index:
-            cells, wrong = cells + 1, [*wrong, (label, "all", "no such row", "a row")]
-            continue
-        for column, expected in row.items():
-            if column in IGNORED or column.endswith(("_seconds", "_bytes")):
-                continue
-            got = new.at[label, column] if column in new else "no such column"
-            cells += 1
-            if not _agree(got, expected, tolerance(column, row)):
-                wrong.append((label, column, got, expected))
-    return cells, wrong
+def _means(name: str, table: pd.DataFrame | None, column: str) -> pd.DataFrame:
+    """Value, low and high of every row of a table, by its label; no rows where there is no such table."""
+    if table is None or not {column, "low", "high"} <= set(table):
+        return pd.DataFrame(columns=["value", "low", "high"])
+    numbers = table[[column, "low", "high"]].apply(pd.to_numeric, errors="coerce")
+    numbers.columns = ["value", "low", "high"]
+    numbers.index = _labels(name, table)
+    return numbers
 
 
-def tolerance(column: str, row: pd.Series) -> float:
-    """How far a number in `column` may lie from the reference `row`; 0 means equal."""
-    errors = 3 * _number(row.get("sd", "")) / np.sqrt(_number(row.get("n", "")))
-    if column in ACCURACIES:
-        return np.nanmax([ABSOLUTE, errors])
-    if column in ("ece", "sd"):
-        return ABSOLUTE
-    if column == "collapsed":
-        return max(2, 0.1 * _number(row["n"]))
-    if column in LOSSES or (column == "value" and row.get("metric") == "loss"):
-        return max(0.1, 0.2 * abs(_number(row[column])))
-    if column in ("value", "mean"):
-        low, high, value = (_number(row[name]) for name in ("low", "high", column))
-        return np.nanmax([ABSOLUTE, value - low, high - value])
-    return 0.0
+def trained_backbones(study_dir: str | Path) -> list[str]:
+    """The backbones that a study trains itself, so that their features differ between machines."""
+    file = Path(study_dir) / "study.json"
+    study = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return [name for name, backbone in study.get("backbones", {}).items() if backbone["init"] == "source"]
 
 
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return np.nan
-
-
-def _agree(got: str, expected: str, allowed: float) -> bool:
-    return got == expected or abs(_number(got) - _number(expected)) <= allowed  # False where either is no number
-
-
-def _read(path: Path) -> pd.DataFrame:
-    """A table as text, its rows labelled by their key columns (with a running number where those repeat)."""
-    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-    names = [name for name in KEYS if name in frame]
-    labels = frame[names].agg(" / ".join, axis=1) if names else pd.Series("", index=frame.index)
-    repeats = labels.groupby(labels).cumcount()
-    frame.index = labels + repeats.map(lambda i: f" ({i + 1})" if i else "")
-    return frame.drop(columns=names) if "metric" not in names else frame.drop(columns=set(names) - {"metric"})
+def frozen_differences(
+    new: dict[str, pd.DataFrame], reference: dict[str, pd.DataFrame], trained: list[str]
+) -> pd.Series:
+    """Absolute differences of the mean accuracies of all heads on frozen features that no study trained."""
+    keys = ["dataset", "backbone", "settings", "protocol", "variant"]
+    if "accuracy" not in reference or "accuracy" not in new:
+        return pd.Series(dtype=float)
+    means = [
+        pd.to_numeric(tables["accuracy"].set_index(keys)["accuracy"], errors="coerce") for tables in (new, reference)
+    ]
+    here, there = means
+    there = there.drop(index=list(NETWORKS), level="variant", errors="ignore")
+    there = there.drop(index=trained, level="backbone", errors="ignore").dropna()
+    return (here.reindex(there.index) - there).abs().fillna(np.inf)
