@@ -192,6 +192,21 @@ def verify(options: argparse.Namespace) -> int:
     return 0 if verdict.ok else FAILED
 
 
+def portability(options: argparse.Namespace) -> int:
+    """Runs a study as on other processors, with other threads and seeds, and compares what it concludes."""
+    from qtl_utils.portability import CASES, compare_cases
+
+    load_study(options.study)
+    names = [name.strip() for name in options.cases.split(",")] if options.cases else list(CASES)
+    for name in names:
+        if name not in CASES:
+            raise ValueError(f"--cases: {unknown_name('case', name, CASES)}")
+    root = paths.results_root(options.results_dir) / "portability"
+    table, well = compare_cases(options.study, root, names, options.cores)
+    print(table)
+    return 0 if well else FAILED
+
+
 def doctor(options: argparse.Namespace) -> int:
     """Diagnoses the model that FILE.py:FUNCTION makes; exit code 1 where a check fails."""
     from qtl_utils.doctor import diagnose
@@ -405,6 +420,9 @@ def _parser() -> Parser:
     two.add_argument("--folder", help=argparse.SUPPRESS)
     two.add_argument("--log", default=os.devnull, help=argparse.SUPPRESS)
     command(verify, "verify")
+    five = command(portability, "portability")
+    five.add_argument("--cases", metavar="NAME,NAME", help="only these; default: all")
+    five.add_argument("--cores", type=_cores, help="jobs x threads at most, of every case")
     four = command(doctor, "doctor", study=False)
     four.add_argument("model", metavar="FILE.py:FUNCTION", help="a function that returns (model, (images, labels))")
     four.add_argument(

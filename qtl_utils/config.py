@@ -332,6 +332,7 @@ class StudyConfig(Section):
     name: Name
     description: str = ""
     threads: int = Field(1, ge=1, le=256)  # of every job; the results depend on it, not on --cores
+    seed: int = Field(0, ge=0, le=1_000_000)  # added to every other seed: the same study on another sample
     datasets: dict[Name, DataConfig] = Field(min_length=1)
     backbones: dict[Name, BackboneConfig] = Field(min_length=1)
     runs: dict[Name, RunConfig] = Field(min_length=1)
@@ -402,8 +403,8 @@ class StudyConfig(Section):
         devices = [run.device for run in self.runs.values() if run.dataset == dataset]
         return {
             "dataset": dataset,
-            "data": self.datasets[dataset].model_dump(),
-            "backbones": {name: b.model_dump() for name, b in self.backbones_of(dataset).items()},
+            "data": self._data(dataset),
+            "backbones": {name: self._backbone(name) for name in self.backbones_of(dataset)},
             "threads": self.threads,
             "device": devices[0] if devices else "cpu",
         }
@@ -414,10 +415,20 @@ class StudyConfig(Section):
         return {
             "run": run,
             **settings.model_dump(),
-            "data": self.datasets[settings.dataset].model_dump(),
-            "backbone_settings": self.backbones[settings.backbone].model_dump(),
+            "data": self._data(settings.dataset),
+            "backbone_settings": self._backbone(settings.backbone),
             "threads": self.threads,
         }
+
+    def _data(self, dataset: str) -> dict[str, Any]:
+        """A data set's settings with the study's seed added to that of its splits."""
+        data = self.datasets[dataset]
+        return data.model_dump() | {"split_seed": data.split_seed + self.seed}
+
+    def _backbone(self, backbone: str) -> dict[str, Any]:
+        """A backbone's settings with the study's seed added to that of its weights."""
+        given = self.backbones[backbone]
+        return given.model_dump() | {"seed": given.seed + self.seed}
 
     def gradient_parameters(self) -> dict[str, Any]:
         """What notebook 03 is told: every field of GradientsConfig, and what its names stand for."""
@@ -435,11 +446,13 @@ class StudyConfig(Section):
         with_images = [r for r in self.runs.values() if self.backbones[r.backbone].model != "none"]
         first = (with_images or list(self.runs.values()))[0]
         dataset, backbone = given.dataset or first.dataset, given.backbone or first.backbone
-        return given.model_dump() | {
+        own = given.model_dump()
+        own |= {name: own[name] + self.seed for name in ("seed", "first_seed") if name in own}
+        return own | {
             "dataset": dataset,
             "backbone": backbone,
-            "data": self.datasets[dataset].model_dump(),
-            "backbone_settings": self.backbones[backbone].model_dump(),
+            "data": self._data(dataset),
+            "backbone_settings": self._backbone(backbone),
             "threads": self.threads,
         }
 
@@ -458,8 +471,9 @@ class StudyConfig(Section):
         dataset = given.dataset or (norms or runs)[0].dataset
         backbone = given.backbone or (norms[0].backbone if norms else "resnet18-random")
         lent = BackboneConfig(model="resnet18", init="random")
-        told |= {"dataset": dataset, "backbone": backbone, "data": self.datasets[dataset].model_dump()}
-        return told | {"backbone_settings": self.backbones.get(backbone, lent).model_dump()}
+        told |= {"dataset": dataset, "backbone": backbone, "data": self._data(dataset)}
+        known = backbone in self.backbones
+        return told | {"backbone_settings": self._backbone(backbone) if known else lent.model_dump()}
 
 
 def unknown_name(kind: str, name: str, known: Collection[str]) -> str:
