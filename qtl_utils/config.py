@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from qtl_utils import shipped_files
 from qtl_utils.paths import PROJECT, user_path
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -78,16 +79,26 @@ class DataConfig(Section):
 class BackboneConfig(Section):
     """Which network makes the features, and where its weights come from."""
 
-    model: str = "resnet18"  # a torchvision classifier, 'tiny_vit', or 'none' for 2-D points
-    init: Literal["imagenet", "file", "source", "random"] = "source"
+    model: str = "resnet18"  # a torchvision classifier, 'tiny_resnet', 'tiny_vit', or 'none' for 2-D points
+    init: Literal["imagenet", "file", "source", "random", "shipped"] = "source"
     weights: UserPath | None = None  # .safetensors or .pth, for init: file
     source_dataset: str = "digits_source"  # what init: source is trained on
     source_epochs: int = Field(8, ge=1)
     source_lr: Rate = 1e-3
     seed: int = Field(0, ge=0)  # of the random weights and of the source training
+    sources: int = Field(1, ge=1, le=1000)  # of init source or random: how many, seed, seed + 1 ...; splits take turns
+
+    @property
+    def own(self) -> bool:
+        """Whether the study makes the weights itself, by a source training or a random draw."""
+        return self.init in ("source", "random") and self.model != "none"
 
     @model_validator(mode="after")
     def _check(self):
+        if self.sources > 1 and not self.own:
+            raise ValueError(
+                f"sources: init '{self.init}' has one set of weights; leave sources out, or set init: source"
+            )
         if self.init == "file" and self.weights is None:
             raise ValueError("weights: init 'file' needs a .safetensors or .pth file; set weights: FILE")
         if self.init != "file" and self.weights is not None:
@@ -125,7 +136,8 @@ class TrainConfig(Section):
     """How heads and networks are trained; the defaults are the 2019 ants/bees settings."""
 
     variants: list[str] = Field(["A", "C"], min_length=1)  # keys of qtl_utils.heads.VARIANTS
-    seeds: int = Field(20, ge=1, le=100_000)  # seeds 0 ... seeds-1; seed s uses split s mod n_splits
+    first_seed: int = Field(0, ge=0)
+    seeds: int = Field(20, ge=1, le=100_000)  # first_seed, first_seed + 1 ...; seed s uses split s mod n_splits
     n_qubits: int = Field(4, ge=1, le=24)
     depth: int = Field(6, ge=0, le=1000)
     ansatz: str = "mari2019"  # a key of qtl_utils.circuits.ANSATZE
@@ -159,6 +171,11 @@ class TrainConfig(Section):
         if self.momentum and self.optimizer != "sgd":
             raise ValueError(f"momentum: optimizer '{self.optimizer}' has none; set optimizer: sgd, or leave it out")
         return self
+
+    @property
+    def seed_range(self) -> range:
+        """The seeds, in the order in which they are trained."""
+        return range(self.first_seed, self.first_seed + self.seeds)
 
 
 class RunConfig(TrainConfig):
@@ -386,6 +403,8 @@ class StudyConfig(Section):
                 f"backbones.{settings.backbone}.source_dataset: '{data.dataset}' is also what run '{run}' learns; "
                 "name other data to train the backbone on"
             )
+        if reason := shipped_mismatch(data, backbone):
+            raise ValueError(f"runs.{run}.backbone: {reason}")
 
     def backbones_of(self, dataset: str) -> dict[str, BackboneConfig]:
         """The backbones that some run uses on `dataset`, in the order of the file."""
@@ -431,6 +450,10 @@ class StudyConfig(Section):
         """What notebook 08 is told: every field of PublishedConfig, and what its names stand for."""
         return self._of_one_backbone(self.published)
 
+    def features_only(self, dataset: str) -> bool:
+        """Whether `dataset` has features in the place of images, so that no backbone can be trained on it."""
+        return self.datasets[dataset].dataset in shipped_files.names(shipped_files.FEATURES)
+
     def _of_one_backbone(self, given: Any) -> dict[str, Any]:
         with_images = [r for r in self.runs.values() if self.backbones[r.backbone].model != "none"]
         first = (with_images or list(self.runs.values()))[0]
@@ -460,6 +483,28 @@ class StudyConfig(Section):
         lent = BackboneConfig(model="resnet18", init="random")
         told |= {"dataset": dataset, "backbone": backbone, "data": self.datasets[dataset].model_dump()}
         return told | {"backbone_settings": self.backbones.get(backbone, lent).model_dump()}
+
+
+def shipped_mismatch(data: DataConfig, backbone: BackboneConfig) -> str:
+    """Why features or weights that ship with the package do not fit each other, in a sentence; '' where they do."""
+    features = {name: shipped_files.read_card(name)["model"] for name in shipped_files.names(shipped_files.FEATURES)}
+    if data.dataset in features:
+        model = features[data.dataset]
+        if (backbone.model, backbone.init) == (model, "shipped"):
+            return ""
+        return (
+            f"data set '{data.dataset}' has only features of {model}; name a backbone with model: {model} and "
+            "init: shipped, or use dataset: hymenoptera, which has the images"
+        )
+    if backbone.init != "shipped":
+        return ""
+    weights = shipped_files.names(shipped_files.WEIGHTS)
+    if backbone.model not in weights:
+        return f"no weights of {backbone.model} ship, only of {' and '.join(weights)}; set another init"
+    size = shipped_files.read_card(backbone.model)["image_size"]
+    if data.image_size != size:
+        return f"the shipped {backbone.model} takes images of {size} px, not {data.image_size}; set image_size: {size}"
+    return ""
 
 
 def unknown_name(kind: str, name: str, known: Collection[str]) -> str:

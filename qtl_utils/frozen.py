@@ -78,7 +78,7 @@ def relative_change(features: torch.Tensor, reference: torch.Tensor) -> float:
 def both_modes(variant: str, inputs: Inputs, thawed: Thawed, config: TrainConfig) -> pd.DataFrame:
     """Last-epoch test scores of one head on a backbone in eval mode and in train mode; `protocol` says which."""
     rows, n, n_splits = [], len(inputs.data), inputs.splits.n_splits
-    replicas = make_replicas(range(config.seeds), n_splits, candidates(variant, config))
+    replicas = make_replicas(config.seed_range, n_splits, candidates(variant, config))
     build = partial(make_head, variant, head_settings(inputs, config))
     for mode, features, shift in (("eval mode", inputs.features, 0), ("train mode", thawed.features, n)):
         blocks = shift * np.arange(1, config.epochs + 1)[:, None]  # epoch e reads the rows e N ... of its split

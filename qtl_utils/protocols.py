@@ -22,6 +22,7 @@ def replica_scores(fit: Fit, inputs: Inputs, model: str) -> pd.DataFrame:
         for protocol, kind in ((LAST, "last"), (chosen, "best")):
             values = classification_scores(fit.logits[kind][i, test], inputs.data.labels[test])
             keys = {"model": model, "protocol": protocol, "seed": replica.seed, "split": replica.split}
+            keys["source"] = inputs.source_number(replica.split)
             rows.append(keys | {name: values[name] for name in ("accuracy", "loss", "n")} | {"n_train": len(train)})
     return pd.DataFrame(rows)
 

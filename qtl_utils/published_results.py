@@ -83,7 +83,7 @@ def measured(values: pd.Series, test_to_train: float, metric: str, one: float = 
     low, high = np.clip([found.low, found.high], 0, 1) if metric in stats.FRACTIONS else (found.low, found.high)
     row = {"ours": found.value if np.isnan(one) else one, "mean": found.value, "sd": values.std(ddof=1)}
     row |= {"low": low, "high": high, "n_seeds": found.n_seeds, "n_splits": found.n_splits}
-    return row | {"interval": found.interval, "ours_is": "mean" if np.isnan(one) else "the published run"}
+    return row | {"interval": stats.described(found), "ours_is": "mean" if np.isnan(one) else "the published run"}
 
 
 def beside(ours: pd.DataFrame, absent: dict[str, str]) -> pd.DataFrame:
@@ -136,7 +136,7 @@ def images_table(scores: pd.DataFrame, setting: str, cause: str, task: str = "an
     """Images for `beside`, from scores (columns model, protocol, seed, split, accuracy, loss, n, n_train)."""
     rows = []
     for (model, protocol), part in scores.groupby(["model", "protocol"], sort=False):
-        part, ratio = part.set_index(["seed", "split"]), (part["n"] / part["n_train"]).mean()
+        part, ratio = part.set_index(stats.keys_of(part)), (part["n"] / part["n_train"]).mean()
         for metric in ("accuracy", "loss"):
             keys = dict(zip(KEYS, (task, model, protocol, metric), strict=True))
             rows.append(keys | {"setting": setting, "cause": cause} | measured(part[metric], ratio, metric))

@@ -67,6 +67,6 @@ def train_both(inputs: Inputs, seeds: int, epochs: int) -> pd.DataFrame:
 def fit_networks(build: Callable[[int], Network], inputs: Inputs, config: TrainConfig, label: str = "network") -> Fit:
     """`build(seed)`, a Network, trained one seed after the other."""
     pixels = torch.from_numpy(inputs.pixels)
-    replicas = make_replicas(range(config.seeds), inputs.splits.n_splits, candidates("C", config))
+    replicas = make_replicas(config.seed_range, inputs.splits.n_splits, candidates("C", config))
     fits = [fit_network(build, pixels, inputs.data.labels, inputs.splits, r, config, label=label) for r in replicas]
     return join_fits(fits)
