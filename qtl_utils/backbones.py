@@ -5,6 +5,7 @@ import inspect
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from torchvision.models.resnet import BasicBlock
 
 from qtl_utils import shipped_files
 from qtl_utils.config import unknown_name
+from qtl_utils.environment import build_seeded
 from qtl_utils.images import fetch
 from qtl_utils.paths import atomic, user_path
 
@@ -90,14 +92,12 @@ def build_network(model: str, image_size: int, seed: int = 0) -> nn.Module:
     """The whole classifier, one of ours (OWN) or torchvision's, with the random weights of `seed`."""
     if model not in known_models() or model == NO_BACKBONE:
         raise ValueError(unknown_name("model", model, known_models()))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        if model in OWN:
-            return OWN[model](image_size)
-        options = {"image_size": image_size} if model.startswith("vit_") else {}
-        if model in ("googlenet", "inception_v3"):
-            options |= {"init_weights": True}
-        return torchvision.models.get_model(model, weights=None, **options)
+    if model in OWN:
+        return build_seeded(partial(OWN[model], image_size), seed)
+    options = {"image_size": image_size} if model.startswith("vit_") else {}
+    if model in ("googlenet", "inception_v3"):
+        options |= {"init_weights": True}
+    return build_seeded(partial(torchvision.models.get_model, model, weights=None, **options), seed)
 
 
 def cut(network: nn.Module) -> tuple[str, int]:

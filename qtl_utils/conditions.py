@@ -88,7 +88,8 @@ def input_noise(trained: Trained, levels: Sequence[float], seed: int = 0) -> pd.
     """Metrics on features with Gaussian noise of `level` standard deviations of each feature (column `level`)."""
     features = head_features(trained.inputs, trained.config)
     generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(features.shape, generator=generator, dtype=features.dtype) * features.std(-2, keepdim=True)
+    drawn = torch.randn(features.shape, generator=generator, dtype=torch.float64)  # every processor draws alike
+    noise = drawn.to(features) * features.std(-2, keepdim=True)
     frames = [trained.metrics(logits=trained.logits(features=features + x * noise), level=x) for x in levels]
     return pd.concat(frames, ignore_index=True)
 
