@@ -68,6 +68,13 @@ def lead_sentences(scores: pd.DataFrame, a: str, b: str) -> list[str]:
     return lines
 
 
+def spread(scores: pd.DataFrame, a: str, b: str, protocol: str) -> float:
+    """The standard deviation of a - b over the seeds of a split, averaged over splits."""
+    part = scores[scores["protocol"] == protocol]
+    wide = part.pivot_table(index=["seed", "split"], columns="model", values="accuracy")
+    return float((wide[a] - wide[b]).groupby("split").std().mean())
+
+
 # ---- two counts of the same images ----------------------------------------------------------------------------------
 
 
