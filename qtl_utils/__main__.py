@@ -261,6 +261,7 @@ def _check(study: StudyConfig, file: Path, seal: Path) -> None:
         return
     check_names(study, file, _registries())
     _check_options(study, file)
+    _check_pixels(study, file)
     for name, settings in study.runs.items():
         try:
             find_device(settings.device)
@@ -281,6 +282,19 @@ def _check_options(study: StudyConfig, file: Path) -> None:
         for option in settings.options:
             if option not in known:
                 raise StudyError(f"{file}: datasets.{name}.options.{option}: {unknown_name('option', option, known)}")
+
+
+def _check_pixels(study: StudyConfig, file: Path) -> None:
+    """Raises StudyError where a variant trains a backbone on a data set that has features in the place of images."""
+    from qtl_utils.heads import VARIANTS
+
+    for name, settings in study.runs.items():
+        whole = [variant for variant in settings.variants if VARIANTS[variant].training == "full"]
+        if whole and study.features_only(settings.dataset):
+            raise StudyError(
+                f"{file}: runs.{name}.variants: {whole[0]} trains the backbone, and '{settings.dataset}' has features "
+                "only; use dataset: hymenoptera, which has the images, or leave the variant out"
+            )
 
 
 def _state(study: StudyConfig) -> str:

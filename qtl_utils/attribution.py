@@ -79,7 +79,7 @@ def train_variant(
     `build(seed)`: a head in the place of the variant's.
     """
     build = build or partial(make_head, variant, head_settings(inputs, config))
-    replicas = make_replicas(range(config.seeds), inputs.splits.n_splits, rates or [own_rates(config)])
+    replicas = make_replicas(config.seed_range, inputs.splits.n_splits, rates or [own_rates(config)])
     watch, hook = Travel(), pace(trains, config) if trains else None
     fit = fit_frozen(variant, inputs, config, replicas, find_device(config.device), build, watch=watch, pace=hook)
     return Trained(variant, fit, watch.table(build(0)), inputs, config, build)

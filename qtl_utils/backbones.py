@@ -3,6 +3,9 @@
 import hashlib
 import inspect
 import sys
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +14,20 @@ import torch
 import torchvision
 from safetensors import SafetensorError, safe_open
 from torch import nn
+from torchvision.models.resnet import BasicBlock
 
+from qtl_utils import shipped_files
 from qtl_utils.config import unknown_name
+from qtl_utils.environment import build_seeded
 from qtl_utils.images import fetch
 from qtl_utils.paths import atomic, user_path
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, per channel
+N_CLASSES = 1000  # of every classifier before it is cut, as torchvision's are
 TINY_VIT = {"patch_size": 8, "num_layers": 2, "num_heads": 4, "hidden_dim": 64, "mlp_dim": 128}
+TINY_RESNET = (16, 32, 64)  # channels of its blocks; the last ones are the features
 NO_BACKBONE = "none"  # 2-D points are their own features
+BUFFERS = ("running_mean", "running_var", "num_batches_tracked")  # of BatchNorm: how their names end
 FEATURE_BATCH = 32  # images per forward pass; fixed, because results depend on it in the last digits
 
 
@@ -44,31 +53,51 @@ class Backbone(nn.Module):
         return getattr(out, "logits", out)  # networks with auxiliary heads return a tuple while training
 
 
-def known_models() -> list[str]:
-    """Names a study may give as `model`."""
-    return [NO_BACKBONE, "tiny_vit", *torchvision.models.list_models(module=torchvision.models)]
-
-
-def build_network(model: str, image_size: int, seed: int = 0) -> nn.Module:
-    """The whole torchvision classifier with the random weights of `seed`; 'tiny_vit' is a VisionTransformer of ours."""
-    if model not in known_models() or model == NO_BACKBONE:
-        raise ValueError(unknown_name("model", model, known_models()))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        if model == "tiny_vit":
-            _check_patches(image_size)
-            return torchvision.models.VisionTransformer(image_size=image_size, num_classes=1000, **TINY_VIT)
-        options = {"image_size": image_size} if model.startswith("vit_") else {}
-        if model in ("googlenet", "inception_v3"):
-            options |= {"init_weights": True}
-        return torchvision.models.get_model(model, weights=None, **options)
-
-
-def _check_patches(image_size: int) -> None:
+def tiny_vit(image_size: int) -> nn.Module:
+    """A vision transformer for images of a few dozen pixels: two layers, 64 features."""
     if image_size % TINY_VIT["patch_size"]:
         raise ValueError(
             f"image_size {image_size}: tiny_vit cuts patches of {TINY_VIT['patch_size']} px; use a multiple"
         )
+    return torchvision.models.VisionTransformer(image_size=image_size, num_classes=N_CLASSES, **TINY_VIT)
+
+
+def tiny_resnet(image_size: int) -> nn.Module:
+    """A residual network with BatchNorm for images of any size: three of torchvision's blocks, 64 features."""
+    first = TINY_RESNET[0]
+    stem = nn.Sequential(nn.Conv2d(3, first, 3, padding=1, bias=False), nn.BatchNorm2d(first), nn.ReLU(inplace=True))
+    blocks = [_residual(n_in, n_out) for n_in, n_out in zip((first, *TINY_RESNET), TINY_RESNET, strict=False)]
+    top = nn.Linear(TINY_RESNET[-1], N_CLASSES)
+    parts = {"stem": stem, "blocks": nn.Sequential(*blocks), "pool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten()}
+    return nn.Sequential(OrderedDict(parts | {"fc": top}))
+
+
+def _residual(n_in: int, n_out: int) -> nn.Module:
+    """A block that, where it has more channels than its input, halves the image's sides."""
+    if n_in == n_out:
+        return BasicBlock(n_in, n_out)
+    shortcut = nn.Sequential(nn.Conv2d(n_in, n_out, 1, stride=2, bias=False), nn.BatchNorm2d(n_out))
+    return BasicBlock(n_in, n_out, stride=2, downsample=shortcut)
+
+
+OWN: dict[str, Callable[[int], nn.Module]] = {"tiny_vit": tiny_vit, "tiny_resnet": tiny_resnet}  # from the image size
+
+
+def known_models() -> list[str]:
+    """Names a study may give as `model`."""
+    return [NO_BACKBONE, *OWN, *torchvision.models.list_models(module=torchvision.models)]
+
+
+def build_network(model: str, image_size: int, seed: int = 0) -> nn.Module:
+    """The whole classifier, one of ours (OWN) or torchvision's, with the random weights of `seed`."""
+    if model not in known_models() or model == NO_BACKBONE:
+        raise ValueError(unknown_name("model", model, known_models()))
+    if model in OWN:
+        return build_seeded(partial(OWN[model], image_size), seed)
+    options = {"image_size": image_size} if model.startswith("vit_") else {}
+    if model in ("googlenet", "inception_v3"):
+        options |= {"init_weights": True}
+    return build_seeded(partial(torchvision.models.get_model, model, weights=None, **options), seed)
 
 
 def cut(network: nn.Module) -> tuple[str, int]:
@@ -77,7 +106,7 @@ def cut(network: nn.Module) -> tuple[str, int]:
     The classifier is the last Linear layer with 1000 outputs; SqueezeNet, which has none, ends in global average
     pooling instead.
     """
-    linear = [n for n, m in network.named_modules() if isinstance(m, nn.Linear) and m.out_features == 1000]
+    linear = [n for n, m in network.named_modules() if isinstance(m, nn.Linear) and m.out_features == N_CLASSES]
     if isinstance(network, torchvision.models.SqueezeNet):
         network.classifier = nn.AdaptiveAvgPool2d(1)
         return "classifier", 512
@@ -93,12 +122,16 @@ def cut(network: nn.Module) -> tuple[str, int]:
 def load_backbone(
     model: str, image_size: int, init: str, *, weights: str | None = None, seed: int = 0, frozen: bool = True
 ) -> Backbone:
-    """The backbone `model` with `init` weights: 'imagenet' (downloaded), 'file' (`weights`) or 'random' (`seed`)."""
+    """The backbone `model` with its initial weights.
+
+    init: 'imagenet' (downloaded), 'shipped' (with this package), 'file' (`weights`) or 'random' (`seed`).
+    """
     network = build_network(model, image_size, seed)
-    state = {"imagenet": imagenet_state, "file": lambda _: read_weights(weights), "random": lambda _: None}[init](model)
+    sources = {"imagenet": imagenet_state, "shipped": shipped_state, "file": lambda _: read_weights(weights)}
+    state = sources[init](model) if init != "random" else None
     classifier, n_features = cut(network)
     if state is not None:
-        load_state(network, state, classifier, weights or f"{model}'s ImageNet weights")
+        load_state(network, state, classifier, weights or f"the file of {model}'s {init} weights")
     return Backbone(model, network, n_features, frozen)
 
 
@@ -145,10 +178,18 @@ def load_state(network: nn.Module, state: dict[str, torch.Tensor], classifier: s
     network.load_state_dict(state, strict=False)
 
 
+def shipped_state(model: str) -> dict[str, torch.Tensor]:
+    """The weights of `model` that this package brings along; ValueError where it has none."""
+    known = shipped_files.names(shipped_files.WEIGHTS)
+    if model not in known:
+        raise ValueError(f"no weights of {model} ship with this package, only of {', '.join(known)}; use another init")
+    return safetensors.torch.load_file(shipped_files.path_of(model))
+
+
 def imagenet_url(model: str) -> str:
     """Where torchvision keeps ImageNet weights of `model`: IMAGENET1K_V1, or its default where there are none."""
-    if model == "tiny_vit":
-        raise ValueError("tiny_vit has no ImageNet weights; use init: source, random or file")
+    if model in OWN:
+        raise ValueError(f"{model} has no ImageNet weights; use init: shipped, source, random or file")
     weights = torchvision.models.get_model_weights(model)
     return getattr(weights, "IMAGENET1K_V1", weights.DEFAULT).url
 
@@ -171,12 +212,15 @@ def imagenet_state(
 
 @torch.no_grad()
 def compute_features(backbone: Backbone, pixels: np.ndarray) -> torch.Tensor:
-    """Features (N, n_features), float32, of pixels (N, 3, S, S), uint8; the backbone is left as it was."""
-    mode, device = backbone.training, backbone.mean.device
-    backbone.eval()
+    """Features (N, n_features), float32, of pixels (N, 3, S, S), uint8; the backbone is left as it was.
+
+    On a CPU they are computed in float64 and rounded, so that processors that sum in another order agree.
+    """
+    mode, dtype, device = backbone.training, backbone.mean.dtype, backbone.mean.device
+    backbone.eval().to(torch.float64 if device.type == "cpu" else dtype)
     batches = torch.from_numpy(pixels).split(FEATURE_BATCH)
     features = torch.cat([backbone(batch.to(device)).float().cpu() for batch in batches])
-    nn.Module.train(backbone, mode)
+    nn.Module.train(backbone.to(dtype), mode)
     if not features.isfinite().all():
         raise ValueError(f"{backbone.name} gives features that are not finite; check the weights")
     return features
@@ -192,7 +236,7 @@ def cached_features(backbone: Backbone, pixels: np.ndarray, folder: Path) -> tup
         print(f"{path.name} is damaged; computing the features again", file=sys.stderr)
     features = compute_features(backbone, pixels).contiguous()
     with atomic(path) as part:
-        safetensors.torch.save_file({"features": features}, part, {"sha256": _digest(features)})
+        safetensors.torch.save_file({"features": features}, part, {"sha256": digest(features)})
     return features, path
 
 
@@ -202,10 +246,11 @@ def _read_features(path: Path) -> torch.Tensor | None:
             features, metadata = file.get_tensor("features"), file.metadata() or {}
     except (SafetensorError, OSError):
         return None
-    return features if metadata.get("sha256") == _digest(features) else None
+    return features if metadata.get("sha256") == digest(features) else None
 
 
-def _digest(*tensors: torch.Tensor) -> str:
+def digest(*tensors: torch.Tensor) -> str:
+    """The SHA-256 of the values, types and shapes of `tensors`."""
     sha = hashlib.sha256()
     for tensor in tensors:
         array = tensor.detach().cpu().contiguous().numpy()
@@ -216,5 +261,5 @@ def _digest(*tensors: torch.Tensor) -> str:
 def _content_key(backbone: Backbone, pixels: np.ndarray) -> str:
     code = inspect.getsource(sys.modules[__name__]) + torch.__version__ + torchvision.__version__
     state = backbone.state_dict()
-    parts = (code, backbone.name, *state, _digest(torch.from_numpy(pixels), *state.values()))
+    parts = (code, backbone.name, *state, digest(torch.from_numpy(pixels), *state.values()))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

@@ -14,10 +14,9 @@ ABLATED = ("A-zero", "A-frozen", "A-separable")  # a second family: retrained wi
 UNIT = {"circuit": " rad"}
 
 
-def counts(found: Estimate) -> str:
-    """How many splits and seeds stand behind an estimate, and what its interval is."""
-    n = f"{found.n_splits} split{'s' * (found.n_splits != 1)}, {found.n_seeds} seed{'s' * (found.n_seeds != 1)}"
-    return f"{n}; {TEST if found.interval == stats.OVER_SPLITS else stats.ONE_SPLIT}"
+def counts(found: Estimate | pd.Series) -> str:
+    """How many splits, seeds and backbones stand behind an estimate, and what its interval is."""
+    return f"{stats.counts(found)}; {TEST if found.n_splits > 1 else stats.ONE_SPLIT}"
 
 
 def moved(travel: pd.DataFrame, test_to_train: float, nominal: dict[str, float]) -> list[str]:
@@ -128,7 +127,7 @@ def used_and_useful(metrics: pd.DataFrame) -> list[str]:
     below = [t.b for t, verdict in zip(family, ended, strict=True) if verdict == "higher"]
     text = "Yes: A is higher than all of " if len(below) == len(family) else "Only in part: A is higher than "
     ran = [t.b for t in family if not t.not_run]
-    behind = counts(family[0]) + (f", Holm over {len(family)}" if family[0].interval == stats.OVER_SPLITS else "")
+    behind = counts(family[0]) + (f", Holm over {len(family)}" if family[0].n_splits > 1 else "")
     if not below:
         text, below = "Not shown: A is higher than none of ", ran
     lines.append(f"Is the circuit useful? {text}{', '.join(below)} ({_how_many(ended)}; {behind}).")
@@ -169,8 +168,7 @@ NAMES = {"accuracy": "accuracy", "loss": "log-loss"}
 
 def _behind(row: pd.Series, tests: int) -> str:
     """n and the test behind a row with the columns of an estimate."""
-    n = f"{row['n_splits']} {'split' if row['n_splits'] == 1 else 'splits'}, {row['n_seeds']} seeds"
-    return f"{n}; {TEST}, Holm over {tests}" if row["n_splits"] > 1 else f"{n}; {stats.ONE_SPLIT}"
+    return counts(row) + (f", Holm over {tests}" if row["n_splits"] > 1 else "")
 
 
 def along(metrics: pd.DataFrame, column: str, a: str, b: str) -> pd.DataFrame:

@@ -63,7 +63,7 @@ def sizes(
     return pd.concat(metrics, ignore_index=True), pd.concat(travel, ignore_index=True)
 
 
-def with_backbone(inputs: Inputs, config: TrainConfig, seeds: int) -> pd.DataFrame:
+def with_backbone(inputs: Inputs, config: TrainConfig) -> pd.DataFrame:
     """Metrics of A-joint, the backbone learning too, whose angles learn or stay at their draw.
 
     The arms are "full, both" and "full, classical"; `attribution.retrain` has the same two on the frozen backbone.
@@ -77,9 +77,9 @@ def with_backbone(inputs: Inputs, config: TrainConfig, seeds: int) -> pd.DataFra
                 angles.requires_grad_(learn)
             return network
 
-        replicas = make_replicas(range(seeds), inputs.splits.n_splits, [own_rates(config)])
+        replicas = make_replicas(config.seed_range, inputs.splits.n_splits, [own_rates(config)])
         fits = [fit_network(build, pixels, inputs.data.labels, inputs.splits, r, config, label=arm) for r in replicas]
-        rows = score_metrics(join_fits(fits), range(seeds), inputs)
+        rows = score_metrics(join_fits(fits), range(config.seeds), inputs)
         frames.append(rows.assign(**group_of(inputs, config), variant=arm))
     return pd.concat(frames, ignore_index=True)
 
@@ -88,7 +88,8 @@ def input_noise(trained: Trained, levels: Sequence[float], seed: int = 0) -> pd.
     """Metrics on features with Gaussian noise of `level` standard deviations of each feature (column `level`)."""
     features = head_features(trained.inputs, trained.config)
     generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(features.shape, generator=generator, dtype=features.dtype) * features.std(-2, keepdim=True)
+    drawn = torch.randn(features.shape, generator=generator, dtype=torch.float64)  # every processor draws alike
+    noise = drawn.to(features) * features.std(-2, keepdim=True)
     frames = [trained.metrics(logits=trained.logits(features=features + x * noise), level=x) for x in levels]
     return pd.concat(frames, ignore_index=True)
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from qtl_utils import shipped_files
 from qtl_utils.paths import PROJECT, user_path
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -78,16 +79,26 @@ class DataConfig(Section):
 class BackboneConfig(Section):
     """Which network makes the features, and where its weights come from."""
 
-    model: str = "resnet18"  # a torchvision classifier, 'tiny_vit', or 'none' for 2-D points
-    init: Literal["imagenet", "file", "source", "random"] = "source"
+    model: str = "resnet18"  # a torchvision classifier, 'tiny_resnet', 'tiny_vit', or 'none' for 2-D points
+    init: Literal["imagenet", "file", "source", "random", "shipped"] = "source"
     weights: UserPath | None = None  # .safetensors or .pth, for init: file
     source_dataset: str = "digits_source"  # what init: source is trained on
     source_epochs: int = Field(8, ge=1)
     source_lr: Rate = 1e-3
     seed: int = Field(0, ge=0)  # of the random weights and of the source training
+    sources: int = Field(1, ge=1, le=1000)  # of init source or random: how many, seed, seed + 1 ...; splits take turns
+
+    @property
+    def own(self) -> bool:
+        """Whether the study makes the weights itself, by a source training or a random draw."""
+        return self.init in ("source", "random") and self.model != "none"
 
     @model_validator(mode="after")
     def _check(self):
+        if self.sources > 1 and not self.own:
+            raise ValueError(
+                f"sources: init '{self.init}' has one set of weights; leave sources out, or set init: source"
+            )
         if self.init == "file" and self.weights is None:
             raise ValueError("weights: init 'file' needs a .safetensors or .pth file; set weights: FILE")
         if self.init != "file" and self.weights is not None:
@@ -125,7 +136,8 @@ class TrainConfig(Section):
     """How heads and networks are trained; the defaults are the 2019 ants/bees settings."""
 
     variants: list[str] = Field(["A", "C"], min_length=1)  # keys of qtl_utils.heads.VARIANTS
-    seeds: int = Field(20, ge=1, le=100_000)  # seeds 0 ... seeds-1; seed s uses split s mod n_splits
+    first_seed: int = Field(0, ge=0)
+    seeds: int = Field(20, ge=1, le=100_000)  # first_seed, first_seed + 1 ...; seed s uses split s mod n_splits
     n_qubits: int = Field(4, ge=1, le=24)
     depth: int = Field(6, ge=0, le=1000)
     ansatz: str = "mari2019"  # a key of qtl_utils.circuits.ANSATZE
@@ -148,7 +160,7 @@ class TrainConfig(Section):
     lr_grid: LrGrid = LrGrid()
     start: Literal["default", "published-2d"] = "default"  # initial weights and data order
     backend: Literal["statevector", "default.qubit", "lightning.qubit"] = "statevector"  # who simulates the circuit
-    dtype: Literal["float32", "float64"] = "float32"
+    dtype: Literal["auto", "float32", "float64"] = "auto"  # auto: heads on features float64, whole networks float32
     device: str = "cpu"  # 'cpu', 'auto' (an accelerator if there is one), 'cuda', 'mps'
 
     @model_validator(mode="after")
@@ -159,6 +171,15 @@ class TrainConfig(Section):
         if self.momentum and self.optimizer != "sgd":
             raise ValueError(f"momentum: optimizer '{self.optimizer}' has none; set optimizer: sgd, or leave it out")
         return self
+
+    def precision(self, whole: bool) -> str:
+        """What a head on features or a `whole` network is trained in: float64 where rounding is not to show."""
+        return self.dtype if self.dtype != "auto" else "float32" if whole else "float64"
+
+    @property
+    def seed_range(self) -> range:
+        """The seeds, in the order in which they are trained."""
+        return range(self.first_seed, self.first_seed + self.seeds)
 
 
 class RunConfig(TrainConfig):
@@ -225,7 +246,7 @@ class SimulatorsConfig(Section):
 class TroubleshootingConfig(Section):
     """What the notebooks 05_troubleshooting_* look at."""
 
-    dataset: Name | None = None  # of the study; left out: that of the first run with a ResNet, which has BatchNorm
+    dataset: Name | None = None  # of the study; left out: that of the first run with images and a ResNet
     backbone: Name | None = None
     seeds: int = Field(5, ge=2)  # of every comparison of a broken with a mended model
     steps: int = Field(30, ge=3)  # of training in these comparisons
@@ -255,7 +276,8 @@ class AttributionConfig(Section):
     dataset: Name | None = None  # of the study; left out: that of its first run with a backbone
     backbone: Name | None = None
     n_splits: int | None = Field(None, ge=1, le=1000)  # in place of the data set's own number
-    seeds: int = Field(24, ge=1, le=100_000)  # seed s uses split s mod n_splits
+    first_seed: int = Field(0, ge=0)
+    seeds: int = Field(24, ge=1, le=100_000)  # first_seed, first_seed + 1 ...; seed s uses split s mod n_splits
     curve_seeds: int = Field(12, ge=1, le=100_000)  # of what is drawn as a curve: rates, data, sizes
     variants: list[str] = ["A-zero", "A-frozen", "A-separable", "A-none", "C-matched", "C", "A-surrogate"]
     scalings: list[Literal["none", "standard"]] = Field(["none", "standard"], min_length=1)
@@ -296,15 +318,14 @@ class PublishedConfig(Section):
     dataset: Name | None = None  # of the study; left out: that of its first run with a backbone
     backbone: Name | None = None
     plane_tasks: list[PlaneTask] = Field(list(get_args(PlaneTask)), min_length=1)
-    plane_seeds: int = Field(20, ge=2)  # of the 2-D tasks; seed 0 is the published run
+    first_seed: int = Field(0, ge=0)
+    plane_seeds: int = Field(20, ge=2)  # of the 2-D tasks; seed 0, the published run, is always one of them
     variants: list[str] = Field(["A", "C", "C-matched-relu", "C-wide"], min_length=1)
     seeds: int = Field(24, ge=2)
     epochs: int = Field(30, ge=1)
     lr: Rate = 4e-3  # of heads, for the digits; 0.0004 was published for ants and bees
     tutorial_seeds: int = Field(3, ge=1)
     tutorial_epochs: int = Field(25, ge=1)
-    batchnorm_model: str = "resnet18"  # on the digits, where the backbone above has no BatchNorm
-    batchnorm_source_epochs: int = Field(4, ge=1)
     batchnorm_splits: int = Field(4, ge=2)
     batchnorm_epochs: int = Field(10, ge=1)
     cifar_dir: UserPath | None = None  # the folder that holds cifar-10-batches-py
@@ -324,6 +345,10 @@ class PublishedConfig(Section):
         if self.cifar_dir is not None and not user_path(self.cifar_dir).is_dir():
             raise ValueError(f"cifar_dir: there is no folder '{self.cifar_dir}'; give the one with cifar-10-batches-py")
         return self
+
+
+LENT = "lent"  # the name of a data set or backbone that a notebook needs and the study has not
+LENT_DIGITS = DataConfig(dataset="digits", image_size=32, n_splits=5, train=100, validation=50, test=50)
 
 
 class StudyConfig(Section):
@@ -387,6 +412,8 @@ class StudyConfig(Section):
                 f"backbones.{settings.backbone}.source_dataset: '{data.dataset}' is also what run '{run}' learns; "
                 "name other data to train the backbone on"
             )
+        if reason := shipped_mismatch(data, backbone):
+            raise ValueError(f"runs.{run}.backbone: {reason}")
 
     def backbones_of(self, dataset: str) -> dict[str, BackboneConfig]:
         """The backbones that some run uses on `dataset`, in the order of the file."""
@@ -415,6 +442,7 @@ class StudyConfig(Section):
         return {
             "run": run,
             **settings.model_dump(),
+            "first_seed": settings.first_seed + (self.seed if settings.start == "default" else 0),
             "data": self._data(settings.dataset),
             "backbone_settings": self._backbone(settings.backbone),
             "threads": self.threads,
@@ -432,7 +460,7 @@ class StudyConfig(Section):
 
     def gradient_parameters(self) -> dict[str, Any]:
         """What notebook 03 is told: every field of GradientsConfig, and what its names stand for."""
-        return self._of_one_backbone(self.gradients)
+        return self._of_one_backbone(self.gradients, images=True)
 
     def attribution_parameters(self) -> dict[str, Any]:
         """What notebook 06 is told: every field of AttributionConfig, and what its names stand for."""
@@ -442,9 +470,22 @@ class StudyConfig(Section):
         """What notebook 08 is told: every field of PublishedConfig, and what its names stand for."""
         return self._of_one_backbone(self.published)
 
-    def _of_one_backbone(self, given: Any) -> dict[str, Any]:
-        with_images = [r for r in self.runs.values() if self.backbones[r.backbone].model != "none"]
-        first = (with_images or list(self.runs.values()))[0]
+    def features_only(self, dataset: str) -> bool:
+        """Whether `dataset` has features in the place of images, so that no backbone can be trained on it."""
+        return self.datasets[dataset].dataset in shipped_files.names(shipped_files.FEATURES)
+
+    def _with_images(self) -> list[RunConfig]:
+        """The runs that have a backbone and images, so that the backbone can be trained."""
+        found = [r for r in self.runs.values() if self.backbones[r.backbone].model != "none"]
+        return [r for r in found if not self.features_only(r.dataset)]
+
+    def _of_one_backbone(self, given: Any, images: bool = False) -> dict[str, Any]:
+        """`given` with the data set and backbone that it leaves out: those of the first run with a backbone.
+
+        images: of the first one that has them too, if there is such a run.
+        """
+        with_backbone = [r for r in self.runs.values() if self.backbones[r.backbone].model != "none"]
+        first = [*(self._with_images() if images else []), *with_backbone, *self.runs.values()][0]
         dataset, backbone = given.dataset or first.dataset, given.backbone or first.backbone
         own = given.model_dump()
         own |= {name: own[name] + self.seed for name in ("seed", "first_seed") if name in own}
@@ -461,19 +502,43 @@ class StudyConfig(Section):
         return self.simulators.model_dump() | {"threads": self.threads}
 
     def troubleshooting_parameters(self, theme: str) -> dict[str, Any]:
-        """What the notebook 05_troubleshooting_<theme> is told; a study without ResNet lends it a random one."""
+        """What the notebook 05_troubleshooting_<theme> is told; one that lacks images or a ResNet is lent them."""
         given = self.troubleshooting
         told = {name: getattr(given, name) for name in TROUBLESHOOTING[theme]} | {"threads": self.threads}
         if "dataset" not in told:
             return told
-        runs = [r for r in self.runs.values() if self.backbones[r.backbone].model != "none"] or list(self.runs.values())
-        norms = [r for r in runs if self.backbones[r.backbone].model.startswith("resnet")]
-        dataset = given.dataset or (norms or runs)[0].dataset
-        backbone = given.backbone or (norms[0].backbone if norms else "resnet18-random")
-        lent = BackboneConfig(model="resnet18", init="random")
-        told |= {"dataset": dataset, "backbone": backbone, "data": self._data(dataset)}
-        known = backbone in self.backbones
-        return told | {"backbone_settings": self._backbone(backbone) if known else lent.model_dump()}
+        runs = self._with_images()
+        norms = [r for r in runs if "resnet" in self.backbones[r.backbone].model]
+        names = [(r.dataset, r.backbone) for r in norms] + [(r.dataset, LENT) for r in runs] + [(LENT, LENT)]
+        dataset, backbone = given.dataset or names[0][0], given.backbone or names[0][1]
+        data = self._data(dataset) if dataset in self.datasets else LENT_DIGITS.model_dump()
+        told |= {"dataset": dataset, "backbone": backbone, "data": data}
+        if backbone in self.backbones:
+            return told | {"backbone_settings": self._backbone(backbone)}
+        init = "shipped" if data["image_size"] == LENT_DIGITS.image_size else "random"  # they ship for one size
+        return told | {"backbone_settings": BackboneConfig(model="tiny_resnet", init=init).model_dump()}
+
+
+def shipped_mismatch(data: DataConfig, backbone: BackboneConfig) -> str:
+    """Why features or weights that ship with the package do not fit each other, in a sentence; '' where they do."""
+    features = {name: shipped_files.read_card(name)["model"] for name in shipped_files.names(shipped_files.FEATURES)}
+    if data.dataset in features:
+        model = features[data.dataset]
+        if (backbone.model, backbone.init) == (model, "shipped"):
+            return ""
+        return (
+            f"data set '{data.dataset}' has only features of {model}; name a backbone with model: {model} and "
+            "init: shipped, or use dataset: hymenoptera, which has the images"
+        )
+    if backbone.init != "shipped":
+        return ""
+    weights = shipped_files.names(shipped_files.WEIGHTS)
+    if backbone.model not in weights:
+        return f"no weights of {backbone.model} ship, only of {' and '.join(weights)}; set another init"
+    size = shipped_files.read_card(backbone.model)["image_size"]
+    if data.image_size != size:
+        return f"the shipped {backbone.model} takes images of {size} px, not {data.image_size}; set image_size: {size}"
+    return ""
 
 
 def unknown_name(kind: str, name: str, known: Collection[str]) -> str:
@@ -643,7 +708,6 @@ def check_names(study: StudyConfig, file: str | Path, registries: Mapping[str, C
             uses.extend((f"attribution.{key}", "variant", name) for name in getattr(study.attribution, key))
     if study.published is not None:
         uses.extend(("published.variants", "variant", name) for name in study.published.variants)
-        uses.append(("published.batchnorm_model", "model", study.published.batchnorm_model))
     if study.simulators is not None:
         uses.extend(("simulators.networks", "model", name) for name in study.simulators.networks)
     for key, kind, name in uses:

@@ -3,7 +3,7 @@
 import hashlib
 import inspect
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from sklearn.preprocessing import StandardScaler
 
 from qtl_utils.images import LAYOUT, content_hash, fetch, read_image, read_nth, resize_crop, scan_folder
 from qtl_utils.paths import PROJECT, atomic, user_path
+from qtl_utils.shipped_files import read_arrays, read_card
 from qtl_utils.splits import Splits, dataset_card, find_duplicates, load_splits, make_splits, save_splits
 
 __all__ = [
@@ -35,12 +36,16 @@ __all__ = [
 HYMENOPTERA_URL = "https://download.pytorch.org/tutorial"
 # the zip's hash as pytorch/tutorials pins it: .jenkins/download_data.py
 HYMENOPTERA_SHA256 = "fbc41b31d544714d18dd1230b1e2b455e1557766e13e67f9f5a7a23af7c02209"
+SAMPLE_KEYS = ("id", "given", "label", "sha256")  # of every sample in the card of shipped features
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz"
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """One data set of N samples: images read on demand (`load`) or points in memory (`points`)."""
+    """One data set of N samples: images read on demand (`load`), points in memory (`points`), or features of images.
+
+    `features` stand in the place of images that are not there: model -> (N, F) float32, of its pretrained weights.
+    """
 
     name: str
     classes: tuple[str, ...]
@@ -48,6 +53,7 @@ class Dataset:
     ids: tuple[str, ...]  # (N,) unique: path relative to the folder, or e.g. "digits/00017"
     given: tuple[str, ...]  # (N,) the subset the source itself gives: "train", "validation", "test" or ""
     hashes: tuple[str, ...]  # (N,) SHA-256 of the decoded RGB content, or of the point to 6 decimals
+    features: Mapping[str, np.ndarray] = field(default_factory=dict)
     points: np.ndarray | None = None  # (N, d) float64
     load: Callable[[int], Image.Image] | None = None  # RGB image i
     skipped: pd.DataFrame = field(default_factory=lambda: _skipped([]))  # columns file, reason
@@ -159,6 +165,24 @@ def hymenoptera(
     return dataset
 
 
+def ants_bees() -> Dataset:
+    """The samples of `hymenoptera` as features that ship with this package, for frozen heads; no image is needed.
+
+    They are those of SqueezeNet 1.1 with its ImageNet weights, at 224 pixels.
+    """
+    card = read_card("ants_bees")
+    ids, given, labels, hashes = ([sample[key] for sample in card["samples"]] for key in SAMPLE_KEYS)
+    return Dataset(
+        "ants_bees",
+        classes=tuple(card["classes"]),
+        labels=np.array(labels, np.int64),
+        ids=tuple(ids),
+        given=tuple(given),
+        hashes=tuple(hashes),
+        features={card["model"]: read_arrays("ants_bees")["features"]},
+    )
+
+
 def _cache(cache_dir: str | Path | None) -> Path:
     return user_path(cache_dir) if cache_dir else PROJECT / "data"
 
@@ -251,6 +275,7 @@ def square() -> Dataset:
 DATASETS: dict[str, Callable[..., Dataset]] = {
     "digits": digits,
     "digits_source": digits_source,
+    "ants_bees": ants_bees,
     "hymenoptera": hymenoptera,
     "cifar10_cat_dog": partial(_cifar10_pair, "cifar10_cat_dog", ("cat", "dog")),
     "cifar10_plane_car": partial(_cifar10_pair, "cifar10_plane_car", ("airplane", "automobile")),
@@ -284,7 +309,8 @@ def load_pixels(dataset: Dataset, image_size: int, resize: int | None = None) ->
     Tiny images such as the digits are resized plainly to S x S unless `resize` is given.
     """
     if dataset.load is None:
-        raise ValueError(f"Dataset {dataset.name!r} has points, not images; use dataset.points.")
+        instead = "features" if dataset.features else "points"
+        raise ValueError(f"Dataset {dataset.name!r} has {instead}, not images; use dataset.{instead}.")
     if image_size < 1 or (resize is not None and resize < image_size):
         raise ValueError(f"resize={resize}, image_size={image_size}: expected 1 <= image_size <= resize.")
     if resize is None:

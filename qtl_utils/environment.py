@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from qtl_utils.paths import PROJECT
@@ -52,6 +52,24 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
+
+
+def build_seeded(build: Callable[[], Any], seed: int) -> Any:
+    """The module that `build()` makes, in float32, with initial weights of `seed` that every processor draws alike.
+
+    They are drawn in float64 and rounded: the last digits of a draw depend on the vector instructions that make it.
+    torch's generator is left as it was.
+    """
+    import torch
+
+    default = torch.get_default_dtype()
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # the CPU's alone: torch.manual_seed takes longer than a head
+        torch.set_default_dtype(torch.float64)
+        try:
+            return build().float()
+        finally:
+            torch.set_default_dtype(default)
 
 
 def find_device(name: str = "auto"):

@@ -40,20 +40,48 @@ from qtl_utils.train import (
 ECE_BINS = 10  # of equal width, for the expected calibration error
 # the modules whose source the stored trainings of whole networks depend on
 TRAINING_MODULES = "backbones circuits experiment heads kernels program quantum_layer statevector statevector_cpu train"
+NO_PIXELS = np.empty(0, np.uint8)
+SOURCE_BATCH = 32  # images per step of a source training
 TUNED = "tuned"  # what results with rates chosen on validation are called
 
 
 @dataclass(frozen=True)
+class Source:
+    """One initial backbone, before any training on the target."""
+
+    features: torch.Tensor  # (N, F)
+    state: dict[str, torch.Tensor]  # empty where only features are known
+
+
+@dataclass(frozen=True)
 class Inputs:
-    """What every variant of a run starts from; `pixels` is empty for 2-D points."""
+    """What every variant of a run starts from; `pixels` is empty for 2-D points and for features that ship.
+
+    `features` and `state` are those of the first initial backbone, `others` those that further splits start from.
+    """
 
     data: Dataset
     splits: Splits
     pixels: np.ndarray  # (N, 3, S, S) uint8
     features: torch.Tensor  # (N, F)
     backbone: BackboneConfig
-    state: dict[str, torch.Tensor]  # of the backbone before any training on the target
+    state: dict[str, torch.Tensor]
     image_size: int
+    others: tuple[Source, ...] = ()
+
+    @property
+    def n_sources(self) -> int:
+        """How many initial backbones the study trains or draws here; 0 where their weights are given."""
+        return 1 + len(self.others) if self.backbone.own else 0
+
+    def source_number(self, split: int) -> int | None:
+        """Which of the study's own initial backbones a split starts from; None where the weights are given."""
+        return split % self.n_sources if self.n_sources else None
+
+    def source(self, split: int) -> Source:
+        """The initial backbone of a split: split j starts from number j mod n_sources."""
+        every = (Source(self.features, self.state), *self.others)
+        return every[split % len(every)]
 
 
 # ---- data and backbone ----------------------------------------------------------------------------------------------
@@ -102,62 +130,94 @@ def open_backbone(config: BackboneConfig, image_size: int, folder: Path, device=
             config.model, image_size, config.init, weights=config.weights, seed=config.seed
         ).to(device)
     code = code_of("backbones", "train", "experiment")
-    key = hashlib.sha256(f"{config.model_dump_json()}{image_size}{code}".encode()).hexdigest()[:16]
+    key = hashlib.sha256(f"{config.model_dump_json(exclude={'sources'})}{image_size}{code}".encode()).hexdigest()[:16]
     file = Path(folder) / f"backbone-{config.model}-{key}.safetensors"
     if not file.is_file():
-        state = train_source(config, image_size, device)
+        state = backbone_state(train_source(config, image_size, device))
         with atomic(file) as part:
             safetensors.torch.save_file(state, part)
     return backbones.load_backbone(config.model, image_size, "file", weights=str(file)).to(device)
 
 
-def train_source(
-    config: BackboneConfig, image_size: int, device="cpu", batch_size: int = 32
-) -> dict[str, torch.Tensor]:
-    """The weights of a backbone trained from scratch on all images of the source classes, with a linear head."""
+def train_source(config: BackboneConfig, image_size: int, device="cpu", rows: np.ndarray | None = None) -> Network:
+    """A backbone with a linear head, trained from scratch on the images of the source classes: all, or `rows`."""
     data = load_dataset(config.source_dataset, cache_dir=PROJECT / "data")
     pixels = torch.from_numpy(load_pixels(data, image_size)).to(device)
     labels = torch.from_numpy(data.labels).to(device)
     backbone = backbones.load_backbone(config.model, image_size, "random", seed=config.seed, frozen=False)
     head = make_head("C", HeadSettings(backbone.n_features, len(data.classes)), config.seed)
-    model, settings = Network(backbone, head).to(device), TrainConfig(batch_size=batch_size)
+    model, settings = Network(backbone, head).to(device), TrainConfig(batch_size=SOURCE_BATCH)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.source_lr)
-    for order in random_orders(np.arange(len(data)), config.seed, config.source_epochs):
+    rows = np.arange(len(data)) if rows is None else rows
+    for order in random_orders(rows, config.seed, config.source_epochs):
         train_epoch(model, optimizer, pixels, labels, order, settings)
-    return {name: value.cpu().contiguous() for name, value in backbone.network.state_dict().items()}
+    return model
 
 
-def open_inputs(folder: Path, data_config: DataConfig, backbone_config: BackboneConfig, device: str = "cpu") -> Inputs:
-    """Data, splits, pixels and features of one data set and one backbone; what is in `folder` is not made again."""
+def backbone_state(model: Network) -> dict[str, torch.Tensor]:
+    """The weights of the backbone of `model`, without its head."""
+    return {name: value.cpu().contiguous() for name, value in model.backbone.network.state_dict().items()}
+
+
+def open_inputs(
+    folder: Path, data_config: DataConfig, backbone_config: BackboneConfig, device: str = "cpu", sources: int = 1
+) -> Inputs:
+    """Data, splits, pixels and features of one data set and one backbone; what is in `folder` is not made again.
+
+    sources: how many initial backbones are opened, of which splits take turns; at most one for each split.
+    """
     data, splits = open_dataset(folder, data_config)
     if backbone_config.model == NO_BACKBONE:
         if data.points is None:
             raise ValueError(f"model 'none' is for 2-D points; data set '{data.name}' has images, name a backbone")
         features = torch.from_numpy(data.points)
-        return Inputs(data, splits, np.empty(0, np.uint8), features, backbone_config, {}, 0)
+        return Inputs(data, splits, NO_PIXELS, features, backbone_config, {}, 0)
     if data.points is not None:
         raise ValueError(f"data set '{data.name}' has points, not images; use a backbone with model: none")
-    pixels = load_pixels(data, data_config.image_size)
-    backbone = open_backbone(backbone_config, data_config.image_size, folder, find_device(device))
-    features, _ = backbones.cached_features(backbone, pixels, folder)
-    state = backbone.network.cpu().state_dict()
-    return Inputs(data, splits, pixels, features, backbone_config, state, data_config.image_size)
+    size = data_config.image_size
+    if data.features:
+        return Inputs(data, splits, NO_PIXELS, shipped_features(data, backbone_config), backbone_config, {}, size)
+    pixels, opened = load_pixels(data, size), []
+    for number in range(min(sources, splits.n_splits)):
+        config = backbone_config.model_copy(update={"seed": backbone_config.seed + number})
+        backbone = open_backbone(config, size, folder, find_device(device))
+        features, _ = backbones.cached_features(backbone, pixels, folder)
+        opened.append(Source(features, backbone.network.cpu().state_dict()))
+    first, *others = opened
+    return Inputs(data, splits, pixels, first.features, backbone_config, first.state, size, tuple(others))
+
+
+def shipped_features(data: Dataset, config: BackboneConfig) -> torch.Tensor:
+    """The features (N, F) that stand in the place of images; ValueError for another backbone than theirs."""
+    if config.init != "shipped" or config.model not in data.features:
+        known = " or ".join(data.features)
+        raise ValueError(
+            f"data set '{data.name}' has no images, only features of {known}; use a backbone with model: {known} and "
+            "init: shipped, or dataset hymenoptera"
+        )
+    return torch.from_numpy(data.features[config.model])
 
 
 def scale_features(features: torch.Tensor, splits: Splits) -> torch.Tensor:
-    """Features (n_splits, N, F) with mean 0 and standard deviation 1 over the training samples of each split."""
+    """Features (n_splits, N, F) with mean 0 and standard deviation 1 over the training samples of each split.
+
+    features: (N, F), or (n_splits, N, F).
+    """
     scaled = []
     for split in range(splits.n_splits):
-        train = features[splits.indices(split, "train")]
+        own = features[split] if features.ndim == 3 else features
+        train = own[splits.indices(split, "train")]
         deviation = train.std(0, correction=0)
-        scaled.append((features - train.mean(0)) / torch.where(deviation > 0, deviation, 1))
+        scaled.append((own - train.mean(0)) / torch.where(deviation > 0, deviation, 1))
     return torch.stack(scaled)
 
 
 def head_features(inputs: Inputs, config: TrainConfig) -> torch.Tensor:
-    """What a head on frozen features is given: (N, F), or (n_splits, N, F) where features are scaled."""
-    scaled = config.feature_scaling == "standard"
-    return scale_features(inputs.features, inputs.splits) if scaled else inputs.features
+    """What a head on frozen features is given: (N, F), or (n_splits, N, F) where splits differ in them."""
+    features = inputs.features
+    if inputs.others:
+        features = torch.stack([inputs.source(split).features for split in range(inputs.splits.n_splits)])
+    return scale_features(features, inputs.splits) if config.feature_scaling == "standard" else features
 
 
 # ---- one run --------------------------------------------------------------------------------------------------------
@@ -191,11 +251,11 @@ def fit_variant(variant: str, inputs: Inputs, config: TrainConfig, *, folder: Pa
     """
     settings, device = head_settings(inputs, config), find_device(config.device)
     rates = candidates(variant, config)
-    replicas = make_replicas(range(config.seeds), inputs.splits.n_splits, rates)
+    replicas = make_replicas(config.seed_range, inputs.splits.n_splits, rates)
     if VARIANTS[variant].training == "frozen":
         return fit_frozen(variant, inputs, config, replicas, device)
     if not inputs.pixels.size:
-        raise ValueError(f"variant '{variant}' trains a backbone, and 2-D points have none; use frozen variants")
+        raise ValueError(f"variant '{variant}' trains a backbone, and {why_no_pixels(inputs.data)}")
     if config.feature_scaling != "none":
         raise ValueError(f"variant '{variant}' trains its features: set feature_scaling: none, or run it by itself")
     pixels = torch.from_numpy(inputs.pixels).to(device)
@@ -208,7 +268,7 @@ def fit_variant(variant: str, inputs: Inputs, config: TrainConfig, *, folder: Pa
             fits.append(_read_fit(done, replica))
             continue
         fit = fit_network(
-            lambda seed: make_network(variant, inputs, settings, seed),
+            partial(make_network, variant, inputs, settings, split=replica.split),
             pixels,
             inputs.data.labels,
             inputs.splits,
@@ -251,19 +311,26 @@ def fit_frozen(
     )
 
 
-def make_network(variant: str, inputs: Inputs, settings: HeadSettings, seed: int) -> Network:
-    """Backbone with its initial weights and the head of `seed`, as one model whose parts are trained together."""
+def why_no_pixels(data: Dataset) -> str:
+    """Why there are no pixels to train a backbone on, and the way out, to follow 'and'."""
+    if data.features:
+        return f"data set '{data.name}' has features only; use dataset hymenoptera, which has the images"
+    return "2-D points have none; use frozen variants"
+
+
+def make_network(variant: str, inputs: Inputs, settings: HeadSettings, seed: int, split: int = 0) -> Network:
+    """The initial backbone of `split` and the head of `seed`, as one model whose parts are trained together."""
     backbone = backbones.load_backbone(inputs.backbone.model, inputs.image_size, "random", frozen=False)
-    backbone.network.load_state_dict(inputs.state)
+    backbone.network.load_state_dict(inputs.source(split).state)
     return Network(backbone, make_head(variant, settings, seed))
 
 
 def _training_key(variant, inputs, config, replica) -> str:
-    content = [variant, repr(replica), config.model_dump_json(exclude={"variants", "seeds", "lr_grid"})]
+    content = [variant, repr(replica), config.model_dump_json(exclude={"variants", "seeds", "first_seed", "lr_grid"})]
     content.append(code_of(*TRAINING_MODULES.split()))
     arrays = (inputs.splits.subsets, inputs.pixels, inputs.data.labels)
     sha = hashlib.sha256("".join(content).encode() + b"".join(array.tobytes() for array in arrays))
-    for value in inputs.state.values():
+    for value in inputs.source(replica.split).state.values():
         sha.update(value.numpy().tobytes())
     return sha.hexdigest()[:12]
 
@@ -427,6 +494,7 @@ def score_metrics(fit: Fit, index: np.ndarray, inputs: Inputs) -> pd.DataFrame:
                 if len(samples):
                     values = classification_scores(fit.logits[kind][i, samples], labels[samples])
                     keys = {"seed": replica.seed, "split": replica.split, "subset": subset, "epoch_kind": kind}
+                    keys["source"] = inputs.source_number(replica.split)
                     rows.append(keys | {"epoch": epochs[kind], **values})
     return pd.DataFrame(rows)
 
@@ -475,8 +543,9 @@ def model_parameters(variant: str, inputs: Inputs, config: RunConfig) -> dict[st
         sample = torch.from_numpy(inputs.pixels[:4])
         return count_parameters(make_network(variant, inputs, settings, 0), sample)
     counts = count_parameters(make_head(variant, settings, 0), inputs.features[:16])
-    buffers = ("running_mean", "running_var", "num_batches_tracked")
-    counts["total"] += sum(v.numel() for name, v in inputs.state.items() if not name.endswith(buffers))
+    if inputs.backbone.model != NO_BACKBONE:
+        backbone = backbones.load_backbone(inputs.backbone.model, inputs.image_size, "random")
+        counts["total"] += sum(p.numel() for p in backbone.parameters())
     return counts
 
 

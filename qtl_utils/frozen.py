@@ -50,16 +50,16 @@ def thaw(inputs: Inputs, epochs: int, batch_size: int) -> Thawed:
     """
     pixels, parts, rows = torch.from_numpy(inputs.pixels), [], []
     for split in range(inputs.splits.n_splits):
-        backbone, seen = thawed_backbone(inputs), []
+        backbone, seen = thawed_backbone(inputs).double(), []  # as in backbones.compute_features
         for epoch, order in enumerate(order_of(inputs, split, epochs)):
-            seen.append(inputs.features.clone())
+            seen.append(inputs.features.double())
             backbone.train()
             for batch in whole_batches(order, batch_size):
                 seen[-1][batch] = backbone(pixels[batch])
             backbone.eval()
             moved = [relative_change(f, inputs.features[order]) for f in (seen[-1][order], backbone(pixels[order]))]
             rows.append({"split": split, "epoch": epoch + 1, "training": moved[0], "testing": moved[1]})
-        test, tested = inputs.splits.indices(split, "test"), inputs.features.clone()
+        test, tested = inputs.splits.indices(split, "test"), inputs.features.double()
         tested[test] = backbone(pixels[test])
         parts.append(torch.cat([tested, *seen]))
     return Thawed(torch.stack(parts), pd.DataFrame(rows))
@@ -78,7 +78,7 @@ def relative_change(features: torch.Tensor, reference: torch.Tensor) -> float:
 def both_modes(variant: str, inputs: Inputs, thawed: Thawed, config: TrainConfig) -> pd.DataFrame:
     """Last-epoch test scores of one head on a backbone in eval mode and in train mode; `protocol` says which."""
     rows, n, n_splits = [], len(inputs.data), inputs.splits.n_splits
-    replicas = make_replicas(range(config.seeds), n_splits, candidates(variant, config))
+    replicas = make_replicas(config.seed_range, n_splits, candidates(variant, config))
     build = partial(make_head, variant, head_settings(inputs, config))
     for mode, features, shift in (("eval mode", inputs.features, 0), ("train mode", thawed.features, n)):
         blocks = shift * np.arange(1, config.epochs + 1)[:, None]  # epoch e reads the rows e N ... of its split

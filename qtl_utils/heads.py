@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from qtl_utils.circuits import ANSATZE, ENCODINGS, find
+from qtl_utils.environment import build_seeded
 from qtl_utils.quantum_layer import QuantumLayer
 
 
@@ -144,9 +145,7 @@ def make_head(variant: str, settings: HeadSettings, seed: int) -> nn.Module:
     found = find("variant", variant, VARIANTS)
     if reason := found.refuses(settings):
         raise ValueError(f"variant '{variant}' cannot be built: {reason}")
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # the CPU's alone: torch.manual_seed takes longer than the head
-        return found.head(settings)
+    return build_seeded(partial(found.head, settings), seed)
 
 
 def circuit_angles(model: nn.Module) -> dict[str, nn.Parameter]:

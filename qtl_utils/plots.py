@@ -298,12 +298,16 @@ def _side_by_side(x: pd.Series, step: float, near: float = 0.05) -> pd.Series:
 
 @_styled
 def samples(dataset, per_class: int = 6) -> Figure:
-    """The first images of every class of a `data.Dataset`, a row per class; or its points, coloured by class."""
+    """The first images of every class of a `data.Dataset`, a row per class; or its points, coloured by class.
+
+    Features in the place of images are drawn as their first two principal components.
+    """
     if dataset.load is None:
+        points = dataset.points if dataset.points is not None else _principal(*dataset.features.values())
         figure = Figure(figsize=(WIDTH / 2, WIDTH / 2.4))
         ax = figure.subplots()
         for label, (name, colour) in enumerate(zip(dataset.classes, _COLOURS[2:], strict=False)):
-            ax.scatter(*dataset.points[dataset.labels == label, :2].T, s=4, color=colour, label=name)
+            ax.scatter(*points[dataset.labels == label, :2].T, s=4, color=colour, label=name)
         ax.legend(markerscale=3, frameon=True)
         return figure
     n_classes = len(dataset.classes)
@@ -319,6 +323,12 @@ def samples(dataset, per_class: int = 6) -> Figure:
                 ax.imshow(dataset.load(i), aspect="equal")
         row[0].set_ylabel(dataset.classes[label])
     return figure
+
+
+def _principal(features: np.ndarray) -> np.ndarray:
+    """The first two principal components (N, 2) of features (N, F)."""
+    centred = features - features.mean(0)
+    return centred @ np.linalg.svd(centred, full_matrices=False)[2][:2].T
 
 
 @_styled

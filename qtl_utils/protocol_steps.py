@@ -8,6 +8,8 @@ import pandas as pd
 from qtl_utils import stats
 from qtl_utils.published_results import LAST, ON_TEST, ON_VALIDATION
 
+COUNTED = ("value", "low", "high", "n_seeds", "n_splits", "n_sources", "interval")  # of an estimate, kept of a step
+
 # ---- steps ----------------------------------------------------------------------------------------------------------
 
 
@@ -16,11 +18,11 @@ def step(scores: pd.DataFrame, what: str, first: tuple[str, str], then: tuple[st
 
     chosen: `first` was chosen on the images it is scored on, so that the difference cannot be negative.
     """
-    rows = scores.set_index(["model", "protocol", "seed", "split"]).sort_index()
+    rows = scores.set_index(["model", "protocol", *stats.keys_of(scores)]).sort_index()
     difference = (rows.loc[first, "accuracy"] - rows.loc[then, "accuracy"]).dropna()
     found = stats.estimate(difference, (scores["n"] / scores["n_train"]).mean())
     row = {"step": what, "model": first[0] if first[0] == then[0] else f"{first[0]} - {then[0]}"}
-    row |= {name: getattr(found, name) for name in ("value", "low", "high", "n_seeds", "n_splits", "interval")}
+    row |= {name: getattr(found, name) for name in COUNTED}
     return row | {"sd": difference.std(ddof=1), "by_construction": chosen}
 
 
@@ -41,7 +43,7 @@ def between_models(scores: pd.DataFrame, a: str, b: str, protocols: Sequence[str
 
 def step_sentence(row: dict) -> str:
     """What a row of `step` says, and no more."""
-    n = f"{row['n_splits']} split{'s' * (row['n_splits'] != 1)}, {row['n_seeds']} seed{'s' * (row['n_seeds'] != 1)}"
+    n = stats.counts(pd.Series(row))
     n += f"; {stats.ONE_SPLIT}" if row["interval"] == stats.ONE_SPLIT else ""
     text = f"{row['step']}, {row['model']}: {100 * row['value']:+.1f} points"
     if not np.isfinite(row["low"]):
@@ -64,6 +66,13 @@ def lead_sentences(scores: pd.DataFrame, a: str, b: str) -> list[str]:
             f"Seeds of one split spread {a} by {seeds[a]:.1f} points and {b} by {seeds[b]:.1f} (standard deviation)."
         )
     return lines
+
+
+def spread(scores: pd.DataFrame, a: str, b: str, protocol: str) -> float:
+    """The standard deviation of a - b over the seeds of a split, averaged over splits."""
+    part = scores[scores["protocol"] == protocol]
+    wide = part.pivot_table(index=["seed", "split"], columns="model", values="accuracy")
+    return float((wide[a] - wide[b]).groupby("split").std().mean())
 
 
 # ---- two counts of the same images ----------------------------------------------------------------------------------
@@ -107,10 +116,12 @@ def score_table(scores: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     rows = []
     for group, frame in scores.items():
         for (model, protocol), part in frame.groupby(["model", "protocol"], sort=False):
-            values, ratio = part.set_index(["seed", "split"])["accuracy"], (part["n"] / part["n_train"]).mean()
+            values, ratio = part.set_index(stats.keys_of(part))["accuracy"], (part["n"] / part["n_train"]).mean()
             found = stats.estimate(values, ratio)
             row = {"group": group, "model": model, "protocol": protocol, "accuracy": found.value}
             low, high = np.clip([found.low, found.high], 0, 1)
             row |= {"sd": values.std(ddof=1), "low": low, "high": high, "loss": part["loss"].mean()}
-            rows.append(row | {"n_seeds": found.n_seeds, "n_splits": found.n_splits, "interval": found.interval})
+            rows.append(
+                row | {"n_seeds": found.n_seeds, "n_splits": found.n_splits, "interval": stats.described(found)}
+            )
     return pd.DataFrame(rows)

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from qtl_utils.config import TrainConfig
+from qtl_utils.config import LENT, LENT_DIGITS, BackboneConfig, DataConfig, TrainConfig
 from qtl_utils.data import Splits, make_splits
-from qtl_utils.experiment import Inputs, classification_scores, fit_variant
+from qtl_utils.experiment import Inputs, classification_scores, fit_variant, open_inputs
 from qtl_utils.published_results import LAST, ON_TEST, ON_VALIDATION
 from qtl_utils.train import Fit, selection_subset
 
@@ -22,8 +23,19 @@ def replica_scores(fit: Fit, inputs: Inputs, model: str) -> pd.DataFrame:
         for protocol, kind in ((LAST, "last"), (chosen, "best")):
             values = classification_scores(fit.logits[kind][i, test], inputs.data.labels[test])
             keys = {"model": model, "protocol": protocol, "seed": replica.seed, "split": replica.split}
+            keys["source"] = inputs.source_number(replica.split)
             rows.append(keys | {name: values[name] for name in ("accuracy", "loss", "n")} | {"n_train": len(train)})
     return pd.DataFrame(rows)
+
+
+def stand_in(folder: Path, name: str, config: DataConfig) -> Inputs:
+    """Digits and a ResNet that ships, for what takes images or BatchNorm and the study's own inputs lack.
+
+    The digits are those of the data set `name` where it holds digits itself.
+    """
+    own = (config.dataset, config.image_size) == (LENT_DIGITS.dataset, LENT_DIGITS.image_size)
+    name, config = (name, config) if own else (LENT, LENT_DIGITS)
+    return open_inputs(folder / name, config, BackboneConfig(model="tiny_resnet", init="shipped"))
 
 
 def without_validation(inputs: Inputs) -> Inputs:

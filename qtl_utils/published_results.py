@@ -64,6 +64,7 @@ PUBLISHED = [
 # how many of the 153 images were right after each of the 30 epochs of the published training of A, from its notebook
 CURVE_OF_2019 = [122, 125, 140, 139, 143, 147, 146, 145, 146, 147, 143, 138, 148, 145, 144]
 CURVE_OF_2019 += [145, 144, 145, 148, 144, 144, 141, 146, 147, 147, 146, 147, 147, 148, 145]
+ROUNDING = 0.03  # beyond what ten copies of a run show of where its rounding may lead
 KEYS = ["task", "model", "protocol", "metric"]
 SHOWN = [*KEYS, "setting", "published", "ours", "deviation", "sd", "low", "high", "n_seeds", "note", "source"]
 NUMBERS, COUNTS = ["ours", "mean", "sd", "low", "high"], ["n_seeds", "n_splits"]
@@ -83,7 +84,7 @@ def measured(values: pd.Series, test_to_train: float, metric: str, one: float = 
     low, high = np.clip([found.low, found.high], 0, 1) if metric in stats.FRACTIONS else (found.low, found.high)
     row = {"ours": found.value if np.isnan(one) else one, "mean": found.value, "sd": values.std(ddof=1)}
     row |= {"low": low, "high": high, "n_seeds": found.n_seeds, "n_splits": found.n_splits}
-    return row | {"interval": found.interval, "ours_is": "mean" if np.isnan(one) else "the published run"}
+    return row | {"interval": stats.described(found), "ours_is": "mean" if np.isnan(one) else "the published run"}
 
 
 def beside(ours: pd.DataFrame, absent: dict[str, str]) -> pd.DataFrame:
@@ -126,6 +127,11 @@ def plane_table(accuracies: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def up_to_rounding(rows: pd.DataFrame) -> pd.Series:
+    """Which published numbers lie where the published run and its copies ended, give or take ROUNDING."""
+    return rows["published"].between(rows["rounding_low"] - ROUNDING, rows["rounding_high"] + ROUNDING)
+
+
 def one_number(task: str, model: str, protocol: str, metric: str, value: float, setting: str, cause: str) -> dict:
     """A row for `beside` that is one number of ours, without spread."""
     keys = dict(zip(KEYS, (task, model, protocol, metric), strict=True))
@@ -136,7 +142,7 @@ def images_table(scores: pd.DataFrame, setting: str, cause: str, task: str = "an
     """Images for `beside`, from scores (columns model, protocol, seed, split, accuracy, loss, n, n_train)."""
     rows = []
     for (model, protocol), part in scores.groupby(["model", "protocol"], sort=False):
-        part, ratio = part.set_index(["seed", "split"]), (part["n"] / part["n_train"]).mean()
+        part, ratio = part.set_index(stats.keys_of(part)), (part["n"] / part["n_train"]).mean()
         for metric in ("accuracy", "loss"):
             keys = dict(zip(KEYS, (task, model, protocol, metric), strict=True))
             rows.append(keys | {"setting": setting, "cause": cause} | measured(part[metric], ratio, metric))

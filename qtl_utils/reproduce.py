@@ -53,41 +53,44 @@ def plane_inputs(task: str) -> Inputs:
     return Inputs(data, splits, np.empty(0, np.uint8), torch.from_numpy(data.points), no_backbone, {}, 0)
 
 
-def plane_accuracies(task: str, optimizers: Sequence[str], seeds: int, copies: int = COPIES) -> pd.DataFrame:
-    """Last-step test accuracy of the circuit and of its classical partner, all seeds; seed 0 is the published run.
+def plane_accuracies(
+    task: str, optimizers: Sequence[str], seeds: int, copies: int = COPIES, first_seed: int = 0
+) -> pd.DataFrame:
+    """Last-step test accuracy of the circuit and of its classical partner: seed 0, the published run, and others.
 
-    `copy` 1, 2 ... is seed 0 again with initial weights off by NUDGE: what rounding alone can do to a run.
+    The others are those after `first_seed`. `copy` 1, 2 ... is seed 0 again with initial weights off by NUDGE: what
+    rounding alone can do to a run.
     """
+    numbers = [0, *range(first_seed + 1, first_seed + seeds)]
     inputs, rows = plane_inputs(task), []
     test = inputs.splits.indices(0, "test")
     labels = inputs.data.labels[test]
-    keys = pd.DataFrame(
-        {"seed": [*range(seeds), *[0] * copies], "split": 0, "copy": [*[0] * seeds, *range(1, copies + 1)]}
-    )
+    keys = pd.DataFrame({"seed": [*numbers, *[0] * copies], "split": 0, "copy": [*[0] * seeds, *range(1, copies + 1)]})
     for optimizer in optimizers:
         config = plane_config(optimizer, PLANE[task][2], seeds)
         for variant in ("C-block", "A"):
-            found = fit_plane(variant, inputs, config, copies).logits["last"][:, test].argmax(-1)
+            found = fit_plane(variant, inputs, config, numbers, copies).logits["last"][:, test].argmax(-1)
             named = keys.assign(task=task, variant=variant, optimizer=optimizer)
             rows.append(named.assign(accuracy=(found == labels).mean(axis=1)))
     return pd.concat(rows, ignore_index=True)
 
 
-def fit_plane(variant: str, inputs: Inputs, config: TrainConfig, copies: int) -> Fit:
-    """All seeds of `config` and `copies` of seed 0, which are numbered from config.seeds on, in one training."""
+def fit_plane(variant: str, inputs: Inputs, config: TrainConfig, seeds: Sequence[int], copies: int) -> Fit:
+    """All `seeds` and `copies` of seed 0, which are numbered from there on, in one training."""
     settings, ahead = head_settings(inputs, config), published.runs_before(variant)
-    origin = lambda seed: seed if seed < config.seeds else 0  # noqa: E731
+    numbers = range(max(seeds) + 1, max(seeds) + 1 + copies)
+    origin = lambda seed: 0 if seed in numbers else seed  # noqa: E731
 
     def build(seed):
         head = published.initialise(make_head(variant, settings, 0), origin(seed))
-        return head if seed < config.seeds else nudged(head, seed)
+        return nudged(head, seed) if seed in numbers else head
 
     return fit_heads(
         build,
         inputs.features,
         inputs.data.labels,
         inputs.splits,
-        make_replicas(range(config.seeds + copies), 1, candidates(variant, config)),
+        make_replicas([*seeds, *numbers], 1, candidates(variant, config)),
         config,
         orders=lambda train, seed, epochs: published.orders(train, origin(seed), epochs, ahead),
         label=variant,
@@ -109,8 +112,11 @@ def nudged(head: nn.Module, seed: int) -> nn.Module:
 def direct_accuracy(inputs: Inputs) -> float:
     """Ants and bees told apart by the backbone's own 1000 classes, without any training; the published test images.
 
-    A class counts as right only if it is the most probable of all 1000. ValueError where the weights lack them.
+    A class counts as right only if it is the most probable of all 1000. ValueError where the weights lack them, or
+    the images are absent.
     """
+    if not inputs.pixels.size:
+        raise ValueError(f"'{inputs.data.name}' has features only; use dataset: hymenoptera")
     model, file = inputs.backbone.model, inputs.backbone.weights
     state = backbones.read_weights(file) if file else backbones.imagenet_state(model)
     network = backbones.build_network(model, inputs.image_size)
@@ -159,6 +165,8 @@ def insect_rows(
     if len(tutorial):
         as_there = tutorial[tutorial["how"] == AS_THERE]
         rows.append(images_table(as_there, model, f"{cause}; crops from the central square"))
+    else:
+        absent |= dict.fromkeys(["ants/bees, B", "ants/bees, C, SGD"], "trained on images, of which only features ship")
     rows += [minutes("ants/bees", variant, published_partition(inputs), config) for variant in ("A", "C")]
     try:
         direct = ("ants/bees", UNTRAINED, "1000 classes", "accuracy", direct_accuracy(inputs))

@@ -3,6 +3,11 @@
 Rows of seed x split are never pooled as independent. Values are averaged over seeds within each split, and
 the J split means are tested with Nadeau & Bengio's corrected t ("Inference for the generalization error",
 Machine Learning 52, 2003): variance x (1/J + n_test/n_train), J - 1 degrees of freedom: splits share images.
+
+Where the study trains (or draws) the backbones itself, they are one more thing that could have come out differently.
+With a backbone of its own in every split, the split means vary with the backbones too and the interval covers them.
+Where several splits share each of the backbones, these are the units: split means are averaged over the splits of a
+backbone first. With a single one the interval holds for that backbone alone, and every sentence says so.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,6 +26,7 @@ FAMILY = ("C", "C-matched", "A-none", "A-surrogate")  # A against each of these,
 CELLS = {"frozen, linear": "C", "full, linear": "B", "frozen, circuit": "A", "full, circuit": "A-joint"}
 FACTORS = ("circuit instead of linear head", "full instead of frozen backbone")
 OVER_SPLITS = "corrected t over splits"
+OVER_SOURCES = "corrected t over initial backbones"
 ONE_SPLIT = "seed variation only, this split"
 _ZERO = 1e-12  # a standard deviation below this is rounding
 
@@ -37,6 +43,7 @@ class Estimate:
     n_splits: int
     n_seeds: int
     n_pairs: int
+    n_sources: int  # initial backbones that the study made itself; 0 where their weights are given
     interval: str
 
 
@@ -77,14 +84,18 @@ def tost(value: float, error: float, df: int, bound: float = BOUND) -> float:
 
 
 def estimate(values: pd.Series, test_to_train: float, bound: float = BOUND) -> Estimate:
-    """The estimate of one number per (seed, split), given as a series indexed by both."""
+    """The estimate of one number per (seed, split), given as a series indexed by both, and by source where known."""
     by_split = values.groupby("split").mean()
+    sources = _sources(values.index)
     counts = {"n_splits": len(by_split), "n_seeds": values.index.unique("seed").size, "n_pairs": len(values)}
+    counts["n_sources"] = sources.nunique()
     nothing = dict.fromkeys(["low", "high", "p", "p_equivalent"], np.nan)
     if values.empty or not np.isfinite(values).all():
         return Estimate(value=np.nan, **nothing, **counts, interval="")
     if len(by_split) > 1:
-        return Estimate(**corrected_t(by_split, test_to_train, bound), **counts, interval=OVER_SPLITS)
+        shared = 1 < counts["n_sources"] < len(by_split)
+        units, interval = (by_split.groupby(sources).mean(), OVER_SOURCES) if shared else (by_split, OVER_SPLITS)
+        return Estimate(**corrected_t(units, test_to_train, bound), **counts, interval=interval)
     value, n = values.mean(), len(values)
     deviation = values.std(ddof=1) if n > 1 else np.nan
     if deviation > _ZERO:
@@ -92,14 +103,27 @@ def estimate(values: pd.Series, test_to_train: float, bound: float = BOUND) -> E
     return Estimate(value=value, **nothing, **counts, interval=ONE_SPLIT)
 
 
+def _sources(index: pd.MultiIndex) -> pd.Series:
+    """The initial backbone of every split: split -> its number, missing where its weights are given."""
+    if "source" not in index.names:
+        return pd.Series(dtype="Int64")
+    rows = index.to_frame(index=False).drop_duplicates("split").set_index("split")
+    return rows["source"]
+
+
 def _values(metrics: pd.DataFrame, variants: Sequence[str], metric: str, epoch_kind: str) -> pd.DataFrame:
     """Test values, a column per variant and a row per (seed, split) that all of them ran; measured NaNs stay."""
     if len(metrics[GROUP].drop_duplicates()) > 1:
         raise ValueError(f"metrics mix several {' / '.join(GROUP)}: take one of runs.groups(metrics).")
     rows = metrics[(metrics["epoch_kind"] == epoch_kind) & (metrics["subset"] == "test")]
-    rows = rows.set_index(["seed", "split"])
+    rows = rows.set_index(keys_of(rows))
     columns = {v: rows.loc[rows["variant"] == v, metric] for v in variants}
     return pd.concat(columns, axis=1, join="inner")
+
+
+def keys_of(rows: pd.DataFrame) -> list[str]:
+    """The columns that `estimate` wants as the index of a value per training."""
+    return [name for name in ("seed", "split", "source") if name in rows]
 
 
 def size_ratio(metrics: pd.DataFrame) -> float:
@@ -174,7 +198,9 @@ def factorial(
     }
     note = f"not run: {', '.join(missing)}" if missing else "" if len(pairs) else "no seed and split in common"
     ratio = size_ratio(metrics)
-    return pd.DataFrame([{"effect": k, **asdict(estimate(v, ratio)), "note": note} for k, v in effects.items()])
+    found = {effect: estimate(values, ratio) for effect, values in effects.items()}
+    rows = [{"effect": k, **asdict(v), "interval": described(v), "note": note} for k, v in found.items()]
+    return pd.DataFrame(rows)
 
 
 def summary(
@@ -191,11 +217,12 @@ def summary(
     rows = []
     for key, part in metrics.groupby(list(by), sort=True):
         test = part[(part["subset"] == "test") & (part["epoch_kind"] == epoch_kind)]
-        values = test.set_index(["seed", "split"])[metric]
+        values = test.set_index(keys_of(test))[metric]
         found = estimate(values, size_ratio(part))
         low, high = np.clip([found.low, found.high], 0, 1) if metric in FRACTIONS else (found.low, found.high)
         row = {"mean": found.value, "sd": values.std(ddof=1), "low": low, "high": high}
-        row |= {"n": len(values), "n_splits": found.n_splits, "interval": found.interval}
+        row |= {"n": len(values), "n_splits": found.n_splits, "n_sources": found.n_sources}
+        row["interval"] = described(found)
         if n_classes is not None:
             row["collapsed"] = int(collapsed(test, n_classes[test["dataset"].iloc[0]]).sum())
         rows.append(dict(zip(by, key, strict=True)) | row)
@@ -235,6 +262,31 @@ def wilcoxon(differences: Sequence[float]) -> float:
     return float(scipy_stats.wilcoxon(differences).pvalue)
 
 
+def counts(found: Estimate) -> str:
+    """How many splits, seeds and, where the study made them itself, initial backbones stand behind an estimate."""
+    named = {"split": found.n_splits, "seed": found.n_seeds} | {"initial backbone": found.n_sources or None}
+    return ", ".join(f"{n} {name}{'s' * (n != 1)}" for name, n in named.items() if n is not None)
+
+
+def described(found: Estimate) -> str:
+    """The `interval` of an estimate, and the initial backbones that it covers."""
+    covers = {0: "", 1: "; holds for one initial backbone"}.get(
+        found.n_sources, f"; {found.n_sources} initial backbones"
+    )
+    return found.interval and found.interval + covers
+
+
+def covered(found: pd.DataFrame) -> list[str]:
+    """What the intervals of estimates (a row each) cover beside splits and seeds: a sentence per kind of backbone."""
+    n, lines = found["n_sources"], []
+    if (n == 1).any():
+        lines.append("Where this study trains or draws one initial backbone, intervals hold for that backbone alone.")
+    if (several := n[n > 1]).any():
+        most = " to ".join(dict.fromkeys([str(several.min()), str(several.max())]))
+        lines.append(f"Where it trains or draws {most} initial backbones, intervals cover their variation too.")
+    return lines
+
+
 def verdict(comparison: Comparison) -> str:
     """Which of its sentences `sentence` says: "higher", "lower", "equivalent", "not distinguishable" or why none."""
     c = comparison
@@ -266,7 +318,7 @@ def sentence(comparison: Comparison) -> str:
     size = "by {}{} [{}, {}]".format(*text(abs(c.value), sign=""), unit, *text(*ends, sign=""))
     of = "" if c.metric == "accuracy" else f" in {c.metric.replace('_', ' ')}"
     plainly = f"{c.a} minus {c.b}{of} is {difference}{unit}" + (f" [{low}, {high}]" if c.low == c.low else "")
-    n = f"{c.n_splits} split{'s' * (c.n_splits != 1)}, {c.n_seeds} seed{'s' * (c.n_seeds != 1)}"
+    n = counts(c)
     leaves_out_zero = "; the interval leaves out zero, but one of several may by chance (Holm)"
     holm = leaves_out_zero if c.low * c.high > 0 else ""
     near = ", which is equivalent within 2 points" if c.p_equivalent < ALPHA else ""

@@ -84,7 +84,7 @@ def _analyses(study: StudyConfig) -> list[Step]:
     steps = [Step("07_results", "07_results", {}, ("tables/answer.json",), after=runs)]
 
     def add(notebook: str, parameters: dict[str, Any], written: str, alone: bool = False) -> None:
-        needs = (_of(parameters["dataset"]),) if "dataset" in parameters else ()
+        needs = (_of(parameters["dataset"]),) if parameters.get("dataset") in study.datasets else ()
         steps.append(Step(notebook, notebook, parameters, (f"tables/{written}",), needs, alone=alone))
 
     if study.gradients:

@@ -19,7 +19,7 @@ def accuracy(tables: Tables) -> pd.DataFrame:
 
     Means are taken over seeds within a split, then over splits, as in the tests. The accuracy of the best epoch
     stands apart, with what that epoch was chosen on: without a validation set (`as_published`) the test set
-    itself. `wilson_*` is the sampling of the test images alone, `interval` says what low and high are.
+    itself. `wilson_*` is the sampling of the test images alone, `interval` says what low and high are and cover.
     """
     metrics, by = tables["metrics"], [*GROUP, "variant"]
     found = stats.summary(metrics, n_classes=stats.class_counts(tables["predictions"])).set_index(by)
@@ -28,7 +28,7 @@ def accuracy(tables: Tables) -> pd.DataFrame:
     within = test.groupby(["epoch_kind", *by, "split"])[VALUES].mean(skipna=False)
     over_splits = within.groupby(["epoch_kind", *by]).mean(skipna=False)
     rows = pd.DataFrame({"accuracy": found["mean"], "sd": found["sd"], "low": found["low"], "high": found["high"]})
-    rows = rows.join(found[["n", "n_splits", "interval", "collapsed"]])
+    rows = rows.join(found[["n", "n_splits", "n_sources", "interval", "collapsed"]])
     images = last["n"].first().reindex(rows.index)
     ends = [
         stats.wilson(round(mean * n), n) if pd.notna(mean) else (None, None)
@@ -42,7 +42,7 @@ def accuracy(tables: Tables) -> pd.DataFrame:
     chosen = pd.MultiIndex.from_frame(rows[GROUP]).isin(validated)
     chosen = ["validation" if yes else "test, as published" for yes in chosen]
     rows.insert(rows.columns.get_loc("best_sd") + 1, "best_chosen_on", chosen)
-    counts = ["n", "n_splits", "collapsed"]
+    counts = ["n", "n_splits", "n_sources", "collapsed"]
     rows[counts] = rows[counts].fillna(0).astype("int64")
     return _sorted(rows)
 
@@ -62,7 +62,7 @@ def comparisons(tables: Tables) -> pd.DataFrame:
         found = [*stats.family(part), *stats.others(part)]
         found += [stats.paired(part, "A", b, metric="loss") for b in stats.FAMILY if b in set(part["variant"])]
         for one in found:
-            said = {"verdict": stats.verdict(one), "sentence": stats.sentence(one)}
+            said = {"verdict": stats.verdict(one), "sentence": stats.sentence(one), "interval": stats.described(one)}
             rows.append(dict(zip(GROUP, key, strict=True)) | asdict(one) | said)
     first = [*GROUP, "a", "b", "metric", "family"]
     frame = pd.DataFrame(rows)
@@ -141,7 +141,7 @@ def answer(comparisons: pd.DataFrame) -> list[str]:
     lines = [text.format(len(run), *ended) + (f"; {rest} could not be tested." if rest else ".")]
     for key, part in groups(run):
         lines.append(f"{title(key)}: {part['sentence'].iloc[0]}")
-    return lines
+    return lines + stats.covered(run)
 
 
 def save(frames: dict[str, pd.DataFrame], folder: Path) -> None:

@@ -160,7 +160,7 @@ def join_fits(fits: Sequence[Fit], order: np.ndarray | None = None) -> Fit:
 
 def _fit_group(build, features, labels, splits, replicas, config, orders, pace, watch, label) -> Fit:
     start, device = time.perf_counter(), features.device
-    dtype = getattr(torch, config.dtype)
+    dtype = getattr(torch, config.precision(whole=False))
     features, labels = features.to(dtype), torch.as_tensor(labels, device=device)
     modules = [build(r.seed).to(device=device, dtype=dtype) for r in replicas]
     model = Stack(modules)
@@ -225,7 +225,7 @@ def predict(
 
     features: as `fit_heads` takes them.
     """
-    features = features.to(getattr(torch, config.dtype))
+    features = features.to(getattr(torch, config.precision(whole=False)))
     modules = [build(r.seed).to(features) for r in replicas]
     most = max(1, MAX_PARAMETERS // max(1, sum(p.numel() for p in modules[0].parameters())))
     parts = []
@@ -428,7 +428,7 @@ def fit_network(
     are the head's alone.
     """
     start, device = time.perf_counter(), pixels.device
-    model = build(replica.seed).to(device=device, dtype=getattr(torch, config.dtype))
+    model = build(replica.seed).to(device=device, dtype=getattr(torch, config.precision(whole=True)))
     optimizer = network_optimizer(model, replica.rates, config)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(lr_decay, config=config))
     labels = torch.as_tensor(labels, device=device)

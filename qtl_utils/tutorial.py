@@ -33,10 +33,11 @@ class Augment(nn.Module):
         return hflip(image) if torch.rand(1) < 0.5 else image
 
 
-def tutorial_config(seeds: int, epochs: int) -> TrainConfig:
+def tutorial_config(seeds: int, epochs: int, first_seed: int = 0) -> TrainConfig:
     """SGD with momentum, 0.001 for everything, a tenth of it every 7 epochs, batches of 4."""
     rates = dict.fromkeys(["lr_classical", "lr_quantum", "lr_backbone"], 0.001)
-    return TrainConfig(**rates, optimizer="sgd", momentum=0.9, lr_step=7, epochs=epochs, batch_size=4, seeds=seeds)
+    how = {"optimizer": "sgd", "momentum": 0.9, "lr_step": 7, "batch_size": 4}
+    return TrainConfig(**rates, **how, epochs=epochs, first_seed=first_seed, seeds=seeds)
 
 
 def tutorial_network(variant: str, inputs: Inputs, config: TrainConfig, seed: int, augment: bool) -> Network:
@@ -46,12 +47,12 @@ def tutorial_network(variant: str, inputs: Inputs, config: TrainConfig, seed: in
     return Network(parts, make_head(variant, head_settings(inputs, config), seed))
 
 
-def train_both(inputs: Inputs, seeds: int, epochs: int) -> pd.DataFrame:
+def train_both(inputs: Inputs, seeds: int, epochs: int, first_seed: int = 0) -> pd.DataFrame:
     """B and C trained as in the tutorial, then B without augmentation and C on cached features; best epoch on test.
 
     `how` tells the two apart; inputs without validation samples.
     """
-    config, rows = tutorial_config(seeds, epochs), []
+    config, rows = tutorial_config(seeds, epochs, first_seed), []
     for variant, model in (("B", "B"), ("C", "C, SGD")):
         for augment in (True, False):
             how = AS_THERE if augment else PLAIN
@@ -67,6 +68,6 @@ def train_both(inputs: Inputs, seeds: int, epochs: int) -> pd.DataFrame:
 def fit_networks(build: Callable[[int], Network], inputs: Inputs, config: TrainConfig, label: str = "network") -> Fit:
     """`build(seed)`, a Network, trained one seed after the other."""
     pixels = torch.from_numpy(inputs.pixels)
-    replicas = make_replicas(range(config.seeds), inputs.splits.n_splits, candidates("C", config))
+    replicas = make_replicas(config.seed_range, inputs.splits.n_splits, candidates("C", config))
     fits = [fit_network(build, pixels, inputs.data.labels, inputs.splits, r, config, label=label) for r in replicas]
     return join_fits(fits)

@@ -33,6 +33,7 @@ def run(
     accuracy=ACCURACY,
     n_seeds=10,
     n_splits=5,
+    n_sources=None,
     classes=("5", "6", "7"),
     skipped=("A-surrogate",),
     n_epochs=6,
@@ -52,6 +53,7 @@ def run(
         seeds = min(n_seeds, 6) if variant in ("B", "A-joint") else n_seeds
         for s in range(seeds):
             keys = {**common, "variant": variant, "seed": s, "split": s % n_splits}
+            source = {"source": None if n_sources is None else keys["split"] % n_sources}
             chance = np.clip(level + hardness[s % n_splits] + rng.normal(0, 0.01), 0, 1)
             right = rng.random(len(labels)) < chance
             predicted = np.where(right, labels, other)
@@ -63,7 +65,7 @@ def run(
             for subset in subsets:
                 for kind, epoch in (("best", n_epochs - 2), ("last", n_epochs - 1)):
                     row = {"subset": subset, "epoch_kind": kind, "epoch": epoch, "n": SIZES[subset]}
-                    metrics.append({**keys, **row, "loss": 1.3 - values["accuracy"], **values, "ece": 0.04})
+                    metrics.append({**keys, **source, **row, "loss": 1.3 - values["accuracy"], **values, "ece": 0.04})
                 for epoch in range(n_epochs):
                     progress = 1 - np.exp(-epoch)
                     reached = 1 / len(classes) + progress * (values["accuracy"] - 1 / len(classes))
@@ -115,7 +117,7 @@ def _write(folder: Path, made: dict) -> None:
     runs.write_run(folder / "runs" / first["dataset"] / first["run"], **made)
 
 
-def metrics(values: dict[str, np.ndarray], n_test=50, n_train=100, **keys) -> pd.DataFrame:
+def metrics(values: dict[str, np.ndarray], n_test=50, n_train=100, n_sources=None, **keys) -> pd.DataFrame:
     """Metrics with given last-epoch test accuracies: variant -> array (n_splits, seeds per split)."""
     rows = []
     common = {
@@ -131,6 +133,7 @@ def metrics(values: dict[str, np.ndarray], n_test=50, n_train=100, **keys) -> pd
             for i, value in enumerate(line):
                 one = {**common, **keys, "variant": variant, "split": split, "seed": split + i * len(table)}
                 one |= {"epoch_kind": "last", "epoch": 1, "loss": 1 - value, "accuracy": value}
+                one["source"] = None if n_sources is None else split % n_sources
                 one |= {"balanced_accuracy": value, "ece": 0.0}
                 rows.append({**one, "subset": "test", "n": n_test})
                 rows.append({**one, "subset": "train", "n": n_train})

@@ -57,7 +57,7 @@ def test_a_backbone_that_learns_too_leaves_or_trains_the_angles(monkeypatch):
     features = torch.zeros(48, load_backbone("tiny_vit", 32, "random").n_features)
     inputs = replace(INPUTS, pixels=pixels, backbone=backbone, state=state, image_size=32, features=features)
     config = CONFIG.model_copy(update={"epochs": 1, "batch_size": 24, "dtype": "float32"})
-    found = conditions.with_backbone(inputs, config, 1)
+    found = conditions.with_backbone(inputs, config.model_copy(update={"seeds": 1}))
     start = attribution.make_head("A-joint", conditions.head_settings(inputs, config), 0)[2].weights
     trained, left = ((fit.weights["2.weights"][0] - start).abs().max().item() for fit in kept)
     assert trained == pytest.approx(CONFIG.lr_quantum, rel=0.01) and left == 0  # Adam's first step

@@ -203,6 +203,38 @@ def test_rates_cannot_be_chosen_where_there_is_no_validation_set(tmp_path):
         load_study(write(tmp_path, content))
 
 
+def test_heads_are_trained_in_double_precision_and_networks_in_single_unless_told(tmp_path):
+    run = load_study(write(tmp_path, STUDY)).runs["heads"]
+    assert (run.precision(whole=False), run.precision(whole=True)) == ("float64", "float32")
+    run = load_study(write(tmp_path, changed("runs.heads.dtype", "float32"))).runs["heads"]
+    assert run.precision(whole=False) == run.precision(whole=True) == "float32"
+
+
+INSECTS = {"dataset": "ants_bees"}, {"model": "squeezenet1_1", "init": "shipped"}
+
+
+def test_what_needs_images_is_told_those_of_the_study_or_lent_some(tmp_path):
+    content = copy.deepcopy(STUDY)
+    content["runs"] = {"bees": {"dataset": "insects", "backbone": "squeeze"}} | content["runs"]
+    content["datasets"]["insects"], content["backbones"]["squeeze"] = INSECTS
+    study = load_study(write(tmp_path, content))
+    told = study.troubleshooting_parameters("gradients")
+    assert (told["dataset"], told["backbone"]) == ("digits", "lent")
+    assert told["backbone_settings"] | {"model": "tiny_resnet", "init": "shipped"} == told["backbone_settings"]
+    assert study.gradient_parameters()["dataset"] == "digits"
+    assert study.attribution_parameters()["dataset"] == "insects"
+    alone = {"name": "s", "datasets": {"d": INSECTS[0]}, "backbones": {"b": INSECTS[1]}}
+    study = load_study(write(tmp_path, alone | {"runs": {"r": {"dataset": "d", "backbone": "b"}}}))
+    assert study.troubleshooting_parameters("gradients")["data"]["dataset"] == "digits"
+
+
+def test_a_study_with_a_resnet_is_told_that(tmp_path):
+    content = copy.deepcopy(STUDY)
+    content["backbones"]["other"] = {"model": "tiny_resnet", "init": "random"}
+    content["runs"]["more"] = content["runs"]["heads"] | {"backbone": "other"}
+    assert load_study(write(tmp_path, content)).troubleshooting_parameters("gradients")["backbone"] == "other"
+
+
 def test_published_results_need_images_and_are_left_out_unless_asked_for(tmp_path):
     content = copy.deepcopy(STUDY) | {"published": {}}
     assert load_study(write(tmp_path, STUDY)).published is None

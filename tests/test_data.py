@@ -261,7 +261,7 @@ def test_image_folder_needs_data_dir():
 
 
 def test_unknown_dataset_lists_the_known_ones():
-    with pytest.raises(ValueError, match="'mnist'; known are digits, digits_source, hymenoptera"):
+    with pytest.raises(ValueError, match="'mnist'; known are digits, digits_source, ants_bees, hymenoptera"):
         load_dataset("mnist")
 
 

@@ -1,5 +1,6 @@
 """Device, threads and versions; and whether the packages that are listed are the packages that are installed."""
 
+import os
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import yaml
 from qtl_utils.environment import (
     PeakMemory,
     available_cores,
+    build_seeded,
     describe,
     find_device,
     missing,
@@ -107,3 +109,29 @@ def test_recompiling_the_lock_changes_nothing(tmp_path):
         pytest.skip(f"no package index: {done.stderr.strip().splitlines()[-1]}")
     assert done.returncode == 0, done.stderr
     assert out.read_text() == LOCK
+
+
+DRAWN = """
+import hashlib
+from torch import nn
+from qtl_utils.environment import build_seeded
+state = build_seeded(lambda: nn.TransformerEncoderLayer(64, 4), 3).state_dict()
+state |= build_seeded(lambda: nn.Embedding(40, 40), 3).state_dict()  # a normal draw, the other one is uniform
+print(hashlib.sha256(b"".join(value.numpy().tobytes() for value in state.values())).hexdigest())
+"""
+
+
+def test_every_processor_draws_the_same_initial_weights():
+    others = [{}, {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"}]
+    run = [
+        subprocess.run([sys.executable, "-c", DRAWN], env=os.environ | e, capture_output=True, text=True)
+        for e in others
+    ]
+    assert run[0].stdout == run[1].stdout != "", run[0].stderr
+
+
+def test_drawing_weights_leaves_torch_as_it_was():
+    before = torch.get_rng_state()
+    module = build_seeded(lambda: torch.nn.Linear(3, 2), 0)
+    assert module.weight.dtype == torch.get_default_dtype() == torch.float32
+    assert torch.equal(before, torch.get_rng_state())

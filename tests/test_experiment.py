@@ -175,3 +175,67 @@ def test_variants_that_do_not_fit_the_data_are_refused(tmp_path):
     )
     with pytest.raises(ValueError, match="'B' trains a backbone, and 2-D points have none"):
         run_variant("B", points, CONFIG.model_copy(update={"lr_grid": LrGrid()}), KEYS, tmp_path)
+
+
+# ---- several initial backbones ---------------------------------------------------------------------------------------
+
+DRAWN = BackboneConfig(model="tiny_vit", init="random", seed=5, sources=2)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """Three splits that take turns with two backbones."""
+    data = DATA.model_copy(update={"n_splits": 3})
+    return open_inputs(tmp_path_factory.mktemp("several"), data, DRAWN, sources=DRAWN.sources)
+
+
+def test_splits_take_turns_with_backbones_of_consecutive_seeds(shared):
+    weights = [shared.source(split).state["conv_proj.weight"] for split in range(3)]
+    expected = [experiment.backbones.load_backbone("tiny_vit", 32, "random", seed=s).network for s in (5, 6, 5)]
+    assert all(torch.equal(w, network.conv_proj.weight) for w, network in zip(weights, expected, strict=True))
+    assert [shared.source_number(split) for split in range(3)] == [0, 1, 0] and shared.n_sources == 2
+
+
+def test_one_backbone_is_opened_unless_more_are_asked_for(tmp_path):
+    assert open_inputs(tmp_path, DATA, DRAWN).n_sources == 1
+    assert open_inputs(tmp_path, DATA, DRAWN.model_copy(update={"sources": 9}), sources=9).n_sources == 2  # the splits
+
+
+@pytest.mark.parametrize("scaling", ["none", "standard"])
+def test_a_head_is_given_the_features_of_its_splits_backbone(shared, scaling):
+    config = CONFIG.model_copy(update={"feature_scaling": scaling, "lr_grid": LrGrid(), "seeds": 3})
+    found, own = experiment.head_features(shared, config), [shared.source(split).features for split in range(3)]
+    if scaling == "standard":
+        own = [experiment.scale_features(own[split], shared.splits)[split] for split in range(3)]
+    torch.testing.assert_close(found, torch.stack(own))
+    alone = experiment.replace(shared, features=shared.source(1).features, state=shared.source(1).state, others=())
+    both = [experiment.fit_variant("A", one, config).logits["last"][1] for one in (shared, alone)]
+    np.testing.assert_allclose(both[0], both[1], atol=1e-9)  # seed 1 learns on split 1
+
+
+def test_a_whole_network_starts_from_its_splits_backbone(shared):
+    settings = experiment.head_settings(shared, CONFIG)
+    for split in range(3):
+        network = experiment.make_network("B", shared, settings, 0, split=split)
+        assert torch.equal(network.backbone.network.conv_proj.weight, shared.source(split).state["conv_proj.weight"])
+
+
+def test_rows_name_the_backbone_of_the_study_and_none_that_is_given(shared, tmp_path):
+    config = CONFIG.model_copy(update={"lr_grid": LrGrid(), "seeds": 6})
+    rows = run_variant("C", shared, config, KEYS, tmp_path).metrics
+    assert (rows["source"] == rows["split"] % 2).all()
+    save_run(tmp_path, config, [run_variant("C", shared, config, KEYS, tmp_path)])
+    assert runs.read_table(tmp_path / "metrics.csv", "metrics")["source"].tolist()[:2] == [0, 0]
+
+
+def test_seeds_begin_where_the_run_says(inputs):
+    config = CONFIG.model_copy(update={"first_seed": 7, "lr_grid": LrGrid(), "seeds": 3})
+    fit = experiment.fit_variant("C", inputs, config)
+    assert [(r.seed, r.split) for r in fit.replicas] == [(7, 1), (8, 0), (9, 1)]
+    eight = experiment.fit_variant("C", inputs, config.model_copy(update={"first_seed": 8, "seeds": 1}))
+    np.testing.assert_allclose(fit.logits["last"][1], eight.logits["last"][0], atol=1e-12)
+
+
+def test_given_weights_are_one_set():
+    with pytest.raises(ValueError, match="sources: init 'shipped' has one set of weights"):
+        BackboneConfig(model="tiny_vit", init="shipped", sources=2)

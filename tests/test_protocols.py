@@ -8,7 +8,9 @@ import pytest
 from small_inputs import CONFIG, WITH_BATCHNORM, WITHOUT, make_inputs
 
 from qtl_utils import protocols
+from qtl_utils.config import DataConfig
 from qtl_utils.experiment import fit_variant
+from qtl_utils.frozen import has_batchnorm
 from qtl_utils.published_results import LAST, ON_TEST, ON_VALIDATION
 
 
@@ -62,3 +64,16 @@ def test_the_scheduler_matters_only_where_a_decay_comes_early(inputs):
     early = protocols.both_schedules(["C"], inputs, decaying).pivot(index="seed", columns="protocol", values="loss")
     assert never["before"].equals(never["after"])
     assert (early["before"] != early["after"]).all()
+
+
+def test_an_epoch_chosen_on_the_test_images_is_never_worse_on_them(inputs):
+    scores = protocols.both_protocols(["A", "C"], inputs, CONFIG).set_index(["protocol", "model", "seed"])["accuracy"]
+    for other in (LAST, ON_VALIDATION):
+        assert (scores[ON_TEST] - scores[other]).min() >= 0
+
+
+@pytest.mark.parametrize(("given", "named"), [("digits", "mine"), ("ants_bees", "lent")])
+def test_what_lacks_images_or_batchnorm_is_lent_digits_and_a_resnet(tmp_path, given, named):
+    found = protocols.stand_in(tmp_path, "mine", DataConfig(dataset=given, n_splits=2))
+    assert has_batchnorm(found) and len(found.pixels) and (tmp_path / named / "splits.json").is_file()
+    assert found.splits.n_splits == (2 if given == "digits" else 5)

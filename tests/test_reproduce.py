@@ -26,10 +26,17 @@ def test_square_and_moons_come_out_as_published_up_to_rounding(task, classical, 
     assert abs(rows["A"] - circuit).max() <= 0.015
 
 
+def test_the_published_run_is_there_whatever_the_first_seed():
+    found = reproduce.plane_accuracies("moons", ["adam-pl"], 3, copies=1, first_seed=40).query("variant == 'A'")
+    assert found["seed"].tolist() == [0, 41, 42, 0] and found["copy"].tolist() == [0, 0, 0, 1]
+    first = reproduce.plane_accuracies("moons", ["adam-pl"], 1, copies=0).query("variant == 'A'")
+    assert first["accuracy"].iloc[0] == found["accuracy"].iloc[0]
+
+
 def test_copies_start_where_the_published_run_starts():
     inputs, config = reproduce.plane_inputs("moons"), reproduce.plane_config("adam-pl", 0.1, 2)
     config = config.model_copy(update={"epochs": 1, "lr_classical": 1e-9})
-    weights = reproduce.fit_plane("C-block", inputs, config, 2).weights["0.weight"]
+    weights = reproduce.fit_plane("C-block", inputs, config, [0, 1], 2).weights["0.weight"]
     assert (weights[2:] - weights[0]).abs().max() < 1e-12 < (weights[2:] - weights[1]).abs().max()
     assert not torch.equal(weights[2], weights[0]) and not torch.equal(weights[2], weights[3])
 
@@ -38,7 +45,9 @@ def test_seeds_train_as_in_a_study():
     inputs, config = reproduce.plane_inputs("moons"), reproduce.plane_config("adam-pl07", 0.1, 2)
     config = config.model_copy(update={"epochs": 1})
     expected = fit_variant("A", inputs, config).logits["last"]
-    np.testing.assert_allclose(reproduce.fit_plane("A", inputs, config, 1).logits["last"][:2], expected, atol=1e-6)
+    np.testing.assert_allclose(
+        reproduce.fit_plane("A", inputs, config, [0, 1], 1).logits["last"][:2], expected, atol=1e-6
+    )
 
 
 def test_plane_settings_are_the_published_ones():
@@ -82,6 +91,12 @@ def test_ants_and_bees_become_rows_and_a_missing_classifier_a_reason(tmp_path):
     assert 0 < table.loc[("ants/bees", "A", published_results.ONE_TRAINING, "minutes"), "ours"] < 1
     why = table.loc[("ants/bees", published_results.UNTRAINED, "1000 classes", "accuracy"), "computed"]
     assert why == "not computed: the weights have no classifier (heads.head.bias is missing)"
+
+
+def test_without_images_the_untrained_number_is_absent_and_says_why(tmp_path):
+    features = replace(insects(tmp_path, 310), pixels=np.empty(0, np.uint8))
+    with pytest.raises(ValueError, match="has features only; use dataset: hymenoptera"):
+        reproduce.direct_accuracy(features)
 
 
 def test_cifar_is_trained_as_published_where_it_is_at_hand(tmp_path, monkeypatch):

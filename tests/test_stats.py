@@ -239,3 +239,51 @@ def test_collapsed_seeds_are_counted():
 def test_a_collapsed_model_is_seen_however_uneven_the_classes():
     rows = pd.DataFrame({"balanced_accuracy": [0.5, 0.51, 0.6]})  # accuracy may be 0.9 in the first row
     assert stats.collapsed(rows, 2).to_list() == [True, True, False]
+
+
+# ---- initial backbones as a level ------------------------------------------------------------------------------------
+
+
+def backbone_effects(n_splits, n_sources, sd_backbone, rng):
+    """A - C in every split: what its backbone does, plus what the split does."""
+    return rng.normal(0, sd_backbone, n_sources)[np.arange(n_splits) % n_sources] + rng.normal(0, 0.01, n_splits)
+
+
+def test_a_backbone_for_every_split_makes_the_usual_test_over_splits(two):
+    other = synthetic.metrics({"A": 0.8 + noise((5, 4), 1), "C": 0.7 + noise((5, 4), 2)}, n_sources=5)
+    found, usual = stats.paired(other, "A", "C"), stats.paired(two, "A", "C")
+    assert found.n_sources == 5 and usual.n_sources == 0
+    assert (found.low, found.high, found.p, found.interval) == (usual.low, usual.high, usual.p, usual.interval)
+
+
+def test_backbones_that_splits_share_are_the_units():
+    values = {"A": 0.8 + noise((12, 2), 1), "C": 0.7 + noise((12, 2), 2)}
+    found = stats.paired(synthetic.metrics(values, n_sources=4), "A", "C")
+    by_split = (values["A"] - values["C"]).mean(axis=1)
+    units = [by_split[source::4].mean() for source in range(4)]  # split j starts from backbone j mod 4
+    expected = stats.corrected_t(units, RATIO)
+    assert (found.value, found.low, found.high) == tuple(expected[key] for key in ("value", "low", "high"))
+    assert (found.n_splits, found.n_sources, found.interval) == (12, 4, stats.OVER_SOURCES)
+
+
+@pytest.mark.parametrize(("n_sources", "covers"), [(12, True), (4, True), (1, False)])
+def test_intervals_cover_the_variation_of_backbones_where_there_are_several(n_sources, covers):
+    rng, hits = np.random.default_rng(0), 0
+    for _ in range(300):
+        values = {"A": backbone_effects(12, n_sources, 0.05, rng)[:, None] + 0.5, "C": np.full((12, 1), 0.5)}
+        found = stats.paired(synthetic.metrics(values, n_test=5, n_sources=n_sources), "A", "C")
+        hits += found.low <= 0 <= found.high
+    assert (hits / 300 > 0.93) == covers
+
+
+def test_what_an_interval_covers_is_said():
+    values = {"A": 0.8 + noise((6, 2), 1), "C": 0.7 + noise((6, 2), 2)}
+    told = {}
+    for n_sources in (None, 1, 3, 6):
+        found = stats.paired(synthetic.metrics(values, n_sources=n_sources), "A", "C")
+        told[n_sources] = stats.described(found), stats.sentence(found), stats.covered(pd.DataFrame([vars(found)]))
+    assert told[None][0] == stats.OVER_SPLITS and not told[None][2] and "backbone" not in told[None][1]
+    assert told[1][0].endswith("holds for one initial backbone") and "12 seeds, 1 initial backbone;" in told[1][1]
+    assert "for that backbone alone" in told[1][2][0]
+    assert told[3][0] == f"{stats.OVER_SOURCES}; 3 initial backbones"
+    assert told[6][0] == f"{stats.OVER_SPLITS}; 6 initial backbones" and "draws 6 initial" in told[6][2][0]

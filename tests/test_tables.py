@@ -111,6 +111,18 @@ def test_the_answer_counts_how_the_tests_ended_and_names_every_group(every):
     assert lines[-1].startswith("spirals (2019 settings, fixed): A minus C-matched is ")
 
 
+def test_tables_and_answer_say_which_backbones_an_interval_covers(tmp_path):
+    made = synthetic.run(n_sources=5)
+    made["tuning"] = pd.DataFrame(columns=runs.TUNING)
+    frames = {kind: runs.tidy(frame, kind) for kind, frame in made.items() if kind in runs.COLUMNS}
+    found = tables.comparisons(frames)
+    found = found[found["verdict"] != "not run"]
+    assert set(found["interval"]) == set(tables.accuracy(frames).query("n > 0")["interval"])
+    assert set(found["interval"]) == {"corrected t over splits; 5 initial backbones"}
+    assert set(tables.factorial(frames)["interval"]) == set(found["interval"])
+    assert "draws 5 initial backbones, intervals cover" in tables.answer(found)[-1]
+
+
 def test_the_headline_has_a_row_per_variant_and_a_column_per_group(every):
     one = row(every["accuracy"], backbone="tinyvit-source", variant="A")
     found = row(every["headline"], variant="A")
