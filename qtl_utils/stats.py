@@ -262,10 +262,10 @@ def wilcoxon(differences: Sequence[float]) -> float:
     return float(scipy_stats.wilcoxon(differences).pvalue)
 
 
-def counts(found: Estimate) -> str:
+def counts(found: Estimate | pd.Series) -> str:
     """How many splits, seeds and, where the study made them itself, initial backbones stand behind an estimate."""
     named = {"split": found.n_splits, "seed": found.n_seeds} | {"initial backbone": found.n_sources or None}
-    return ", ".join(f"{n} {name}{'s' * (n != 1)}" for name, n in named.items() if n is not None)
+    return ", ".join(f"{n} {name}{'' if n == 1 else 's'}" for name, n in named.items() if n is not None)
 
 
 def described(found: Estimate) -> str:
