@@ -55,7 +55,7 @@ def test_only_choices_made_on_the_scored_images_are_by_construction():
 )
 def test_a_sentence_claims_what_its_interval_allows(interval, by_construction, end):
     row = {"step": "x", "model": "A", "value": 0.01, "low": interval[0], "high": interval[1], "n_seeds": 6}
-    row |= {"n_splits": 3, "interval": stats.OVER_SPLITS, "by_construction": by_construction}
+    row |= {"n_splits": 3, "n_sources": 0, "interval": stats.OVER_SPLITS, "by_construction": by_construction}
     assert protocol_steps.step_sentence(row).endswith(end)
 
 
