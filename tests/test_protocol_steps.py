@@ -59,6 +59,12 @@ def test_a_sentence_claims_what_its_interval_allows(interval, by_construction, e
     assert protocol_steps.step_sentence(row).endswith(end)
 
 
+def test_the_spread_of_a_lead_is_that_of_seeds_within_splits():
+    made = pd.concat([scores(last=LAST_ONES), scores(last=[0.5, 0.5, 0.6, 0.3, 0.4, 0.9]).assign(model="C")])
+    within = [np.std([0.0, 0.2], ddof=1), np.std([0.1, 0.2], ddof=1), np.std([0.1, -0.2], ddof=1)]
+    assert protocol_steps.spread(made, "A", "C", LAST) == pytest.approx(np.mean(within))
+
+
 def test_models_are_compared_under_each_protocol():
     made = pd.concat([scores(last=LAST_ONES, test=TEST_ONES), scores(last=[0.5] * 6, test=TEST_ONES).assign(model="C")])
     rows = protocol_steps.between_models(made, "A", "C", [LAST, ON_TEST])
