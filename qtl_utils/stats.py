@@ -280,10 +280,12 @@ def covered(found: pd.DataFrame) -> list[str]:
     """What the intervals of estimates (a row each) cover beside splits and seeds: a sentence per kind of backbone."""
     n, lines = found["n_sources"], []
     if (n == 1).any():
-        lines.append("Where this study trains or draws one initial backbone, intervals hold for that backbone alone.")
+        lines.append(
+            "Where this study trains or draws a single initial backbone, intervals hold for that backbone alone."
+        )
     if (several := n[n > 1]).any():
         most = " to ".join(dict.fromkeys([str(several.min()), str(several.max())]))
-        lines.append(f"Where it trains or draws {most} initial backbones, intervals cover their variation too.")
+        lines.append(f"Where this study trains or draws {most} initial backbones, intervals cover their variation too.")
     return lines
 
 

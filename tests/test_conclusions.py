@@ -91,7 +91,7 @@ def test_effects_without_evidence_are_said_to_be_none():
 
 def test_an_interval_without_zero_that_holm_doubts_is_said_so():
     row = {"schedule": "s", "metric": "accuracy", "effect": "interaction", "value": 0.1, "low": 0.01, "high": 0.2}
-    rows = [row | {"p": p, "n_splits": 5, "n_seeds": 5} for p in (0.04, 0.5)]
+    rows = [row | {"p": p, "n_splits": 5, "n_seeds": 5, "n_sources": 0} for p in (0.04, 0.5)]
     assert "after Holm, though the interval leaves it out" in conclusions.effects(pd.DataFrame(rows))[0]
 
 

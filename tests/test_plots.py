@@ -50,6 +50,13 @@ def figure(request, study, one):
     return drawn
 
 
+def test_features_in_the_place_of_images_are_drawn_as_points():
+    from qtl_utils.data import load_dataset
+
+    drawn = plots.samples(load_dataset("ants_bees")).axes[0].collections
+    assert [len(dots.get_offsets()) for dots in drawn] == [193, 204]
+
+
 def test_everything_lies_inside_the_figure(figure):
     box = figure.get_tightbbox().transformed(figure.dpi_scale_trans)
     assert box.x0 >= -1 and box.y0 >= -1

@@ -55,8 +55,14 @@ def test_only_choices_made_on_the_scored_images_are_by_construction():
 )
 def test_a_sentence_claims_what_its_interval_allows(interval, by_construction, end):
     row = {"step": "x", "model": "A", "value": 0.01, "low": interval[0], "high": interval[1], "n_seeds": 6}
-    row |= {"n_splits": 3, "interval": stats.OVER_SPLITS, "by_construction": by_construction}
+    row |= {"n_splits": 3, "n_sources": 0, "interval": stats.OVER_SPLITS, "by_construction": by_construction}
     assert protocol_steps.step_sentence(row).endswith(end)
+
+
+def test_the_spread_of_a_lead_is_that_of_seeds_within_splits():
+    made = pd.concat([scores(last=LAST_ONES), scores(last=[0.5, 0.5, 0.6, 0.3, 0.4, 0.9]).assign(model="C")])
+    within = [np.std([0.0, 0.2], ddof=1), np.std([0.1, 0.2], ddof=1), np.std([0.1, -0.2], ddof=1)]
+    assert protocol_steps.spread(made, "A", "C", LAST) == pytest.approx(np.mean(within))
 
 
 def test_models_are_compared_under_each_protocol():

@@ -115,6 +115,12 @@ def test_sentences_count_what_was_reproduced():
     assert third.startswith("moons: circuit minus classical net is +16.2 points [") and "ahead in 4 of them" in third
 
 
+def test_a_published_number_between_the_ends_of_the_copies_is_as_published_up_to_rounding():
+    ends = {"published": [0.80, 0.80, 0.80], "rounding_low": [0.75, 0.82, 0.70], "rounding_high": [0.85, 0.90, 0.76]}
+    assert results.up_to_rounding(pd.DataFrame(ends)).tolist() == [True, True, False]
+    assert results.up_to_rounding(pd.DataFrame(ends).iloc[:0]).all()  # none is asked for
+
+
 def test_the_published_lead_is_two_images_and_minus_one():
     lead = {protocol: round(results.IMAGES * value) for protocol, value in results.published_lead().items()}
     assert lead == {ON_TEST: 2, LAST: -1}

@@ -97,6 +97,9 @@ def test_without_images_the_untrained_number_is_absent_and_says_why(tmp_path):
     features = replace(insects(tmp_path, 310), pixels=np.empty(0, np.uint8))
     with pytest.raises(ValueError, match="has features only; use dataset: hymenoptera"):
         reproduce.direct_accuracy(features)
+    scores, _ = as_published(["A", "C"], features, CONFIG)
+    rows, absent = reproduce.insect_rows(scores, pd.DataFrame(), features, CONFIG)
+    assert set(rows["model"]) == {"A", "C"} and "only features ship" in absent["ants/bees, B"]
 
 
 def test_cifar_is_trained_as_published_where_it_is_at_hand(tmp_path, monkeypatch):

@@ -282,6 +282,8 @@ def test_what_an_interval_covers_is_said():
     for n_sources in (None, 1, 3, 6):
         found = stats.paired(synthetic.metrics(values, n_sources=n_sources), "A", "C")
         told[n_sources] = stats.described(found), stats.sentence(found), stats.covered(pd.DataFrame([vars(found)]))
+    row = pd.DataFrame([vars(found)]).iloc[0]
+    assert stats.counts(row) == stats.counts(found) == "6 splits, 12 seeds, 6 initial backbones"
     assert told[None][0] == stats.OVER_SPLITS and not told[None][2] and "backbone" not in told[None][1]
     assert told[1][0].endswith("holds for one initial backbone") and "12 seeds, 1 initial backbone;" in told[1][1]
     assert "for that backbone alone" in told[1][2][0]
