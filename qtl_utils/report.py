@@ -8,14 +8,13 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from qtl_utils.environment import describe
-from qtl_utils.paths import PROJECT, atomic
+from qtl_utils.paths import PROJECT, atomic, scratch
 
 SOURCES = PROJECT / "report"
 PAGE = re.compile(r"href='(05_\w+)\.ipynb#")  # the doctor's links, in outputs
@@ -33,10 +32,10 @@ def build_report(folder: str | Path) -> Path:
     answer = _read_answer(folder)
     notebooks = executed_notebooks(folder, study)
     manifest = write_manifest(folder, notebooks)
-    with tempfile.TemporaryDirectory(prefix="qtl") as scratch, atomic(folder / "report") as part:
-        pages = Path(scratch) / "pages"
+    with scratch() as temporary, atomic(folder / "report") as part:
+        pages = temporary / "pages"
         _lay_out(pages, folder, study, answer, notebooks, manifest)
-        shutil.move(_sphinx(pages, Path(scratch) / "built" / "html"), part)
+        shutil.move(_sphinx(pages, temporary / "built" / "html"), part)
     return folder / "report" / "index.html"
 
 
