@@ -63,6 +63,7 @@ def run(options: argparse.Namespace) -> int:
 def _compute(study: StudyConfig, folder: Path, options: argparse.Namespace) -> int:
     """Runs what is missing of `study`; a step that fails or dies is passed over, and the report says so."""
     steps = steps_of(study)
+    paths.sweep(folder)
     _forget_unfinished(steps, folder)
     with _interrupts() as interrupted:
         code = _snakemake(folder, options)

@@ -6,13 +6,13 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from qtl_utils import shipped_files
 from qtl_utils.paths import PROJECT, user_path
+from qtl_utils.strict_yaml import YAMLError, read_file, read_yaml
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=60)]  # file names are made of it
 Rate = Annotated[float, Field(gt=0, le=10)]
 
 
@@ -27,8 +27,11 @@ Share = Annotated[int | float, BeforeValidator(_share)]
 
 def _settled(path: str) -> str:
     """`path` as notebooks find it too: one beside the user, not in the project, becomes absolute."""
-    found = user_path(path)
-    return str(found) if found.exists() and not (PROJECT / path).exists() else path
+    try:
+        found = user_path(path)
+        return str(found) if found.exists() and not (PROJECT / path).exists() else path
+    except (OSError, ValueError):  # too long, or with characters that no name may hold
+        raise ValueError(f"{path[:60]!r} cannot be a path; give an existing file or folder") from None
 
 
 UserPath = Annotated[str, AfterValidator(_settled)]
@@ -578,23 +581,12 @@ def load_study(file: str | Path, overrides: Mapping[str, Any] | None = None) -> 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise StudyError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+        content = read_file(path)
+    except YAMLError as error:
+        raise StudyError(f"{path}: {error}") from None
     if not isinstance(content, dict):
         raise StudyError(f"{path}: expected keys such as datasets, backbones and runs; see studies/smoke.yaml")
     return {"name": path.stem} | content
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML in which a key that is given twice is an error."""
-
-    def construct_mapping(self, node, deep=False):
-        keys = [key.value for key, _ in node.value]
-        for key in keys:
-            if isinstance(key, str) and keys.count(key) > 1:
-                raise yaml.YAMLError(f"line {node.start_mark.line + 1}: the key '{key}' is given twice")
-        return super().construct_mapping(node, deep)
 
 
 def _section(value: Any, key: str, path: Path) -> dict[str, Any]:
@@ -609,7 +601,11 @@ def find_study(file: str | Path) -> Path:
     if str(file) in known:
         return known[str(file)]
     path = user_path(file)
-    if not path.is_file():
+    try:
+        exists = path.is_file()
+    except OSError:  # a name that is too long for a file
+        exists = False
+    if not exists:
         raise StudyError(f"{unknown_name('study', str(file), known)}; or give the path of a .yaml file")
     return path
 
@@ -622,9 +618,9 @@ def parse_overrides(pairs: list[str]) -> dict[str, Any]:
         if not equals or not key:
             raise StudyError(f"--set {pair}: expected key=value, for example --set seeds=5")
         try:
-            overrides[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise StudyError(f"--set {pair}: the value is not readable as YAML; quote it") from None
+            overrides[key] = read_yaml(value)
+        except YAMLError as error:
+            raise StudyError(f"--set {pair}: {error}") from None
     return overrides
 
 
@@ -643,7 +639,8 @@ def _override(content: dict, key: str, value: Any, path: Path) -> None:
         fields = {field for model in sections.values() for field in model.model_fields}
         raise StudyError(f"{path}: --set {key}: {unknown_name('key', key, fields)}")
     for section in holders:
-        for entry in (content.get(section) or {}).values():
+        entries = content.get(section)
+        for entry in entries.values() if isinstance(entries, dict) else ():
             if isinstance(entry, dict):
                 entry[key] = value
 
@@ -654,12 +651,14 @@ EXPECTED = {  # by the start of pydantic's name of the error
     "float_": "expected a number",
     "finite_number": "expected a number",
     "string_too_short": "expected some text",
+    "string_too_long": "expected at most {max_length} characters",
     "string_pattern": "expected letters, digits, '.', '_' or '-', beginning with a letter or digit",
     "string_": "expected text",
     "list_": "expected a list such as [A, C]",
     "dict_": "expected keys with values",
     "model_": "expected keys with values",
-    "too_short": "expected at least one entry",
+    "too_short": "expected at least {min_length} {entries}",
+    "too_long": "expected at most {max_length} entries",
     "greater_than_equal": "expected at least {ge:g}",
     "greater_than": "expected more than {gt:g}",
     "less_than_equal": "expected at most {le:g}",
@@ -677,7 +676,8 @@ def _first_error(error: ValidationError) -> str:
         below = bool(colon) and " " not in field  # 'variants: ...' of the section 'runs.heads'
         return f"{key}{'.' if key and below else ': ' if key else ''}{message}"
     expected = next((text for kind, text in EXPECTED.items() if first["type"].startswith(kind)), message)
-    expected = expected.format(**first.get("ctx", {}))
+    context = first.get("ctx", {})
+    expected = expected.format(**context, entries="entry" if context.get("min_length") == 1 else "entries")
     if first["type"] == "missing":
         return f"{key}: {expected}"
     given = json.dumps(first["input"], default=str)

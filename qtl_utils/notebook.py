@@ -6,14 +6,13 @@ import hashlib
 import inspect
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from qtl_utils.environment import THREAD_VARIABLES
-from qtl_utils.paths import PROJECT, atomic
+from qtl_utils.paths import PROJECT, atomic, scratch
 
 
 class NotebookError(RuntimeError):
@@ -99,7 +98,7 @@ def run_notebook(
     failed = Path(failed) if failed else out.with_suffix(".failed.ipynb")
     check_parameters(path, parameters)
     failed.unlink(missing_ok=True)
-    with atomic(out) as part, tempfile.TemporaryDirectory(prefix="qtl") as sockets:
+    with atomic(out) as part, scratch() as sockets:
         try:
             execute_notebook(
                 path,
@@ -144,7 +143,8 @@ def _kernel_manager(socket: str, environment: dict[str, str]) -> type:
         )
 
         def __init__(self, **settings):
-            super().__init__(**settings | {"transport": "ipc", "ip": socket})
+            told = {"transport": "ipc", "ip": socket, "connection_file": f"{socket}.json"}
+            super().__init__(**settings | told)
 
     return ThisInterpreter
 

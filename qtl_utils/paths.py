@@ -1,15 +1,43 @@
 """Where things are, and writes that either happen whole or not at all."""
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
+import platform
+import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[1]
+PID_SPACE = "/proc/self/ns/pid"  # containers of one name count their processes apart
+HOST = platform.node() + (os.readlink(PID_SPACE) if os.path.islink(PID_SPACE) else "")
+HOST = hashlib.sha256(HOST.encode()).hexdigest()[:8]  # short and fit for file names, whatever it is called
+PART = re.compile(r"\.[0-9a-f]{8}\.(?P<host>[0-9a-f]{8})\.(?P<pid>\d+)\.part")  # beside the file it becomes
+SCRATCH = re.compile(r"qtl-(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-")  # in the folder for temporary files
+ABANDONED = 24 * 3600  # seconds after which a part of another host is nobody's: its processes cannot be asked for
+CLOCKS = 600  # seconds that the clocks of this machine and of its network disks may differ by
+LONGEST_SCRATCH = 88  # bytes: a unix socket in it has 107 at most, on a Mac 103
+MENDS = {  # errno -> what is the matter with a file, and how to mend it
+    errno.ENOSPC: "the disk is full; free some space, or write elsewhere with --results-dir",
+    errno.EDQUOT: "your quota of disk space is used up; free some, or write elsewhere with --results-dir",
+    errno.EROFS: "it lies on a disk that can only be read; write elsewhere with --results-dir",
+    errno.EACCES: "permission denied; change its owner or mode, or write elsewhere with --results-dir",
+    errno.EPERM: "permission denied; change its owner or mode, or write elsewhere with --results-dir",
+    errno.ENAMETOOLONG: "the name is too long for this disk; use shorter names, or write elsewhere with --results-dir",
+    errno.EMFILE: "too many files are open at once; raise the limit with ulimit -n 4096",
+    errno.ENFILE: "this machine has too many files open at once; end other programs",
+    errno.EEXIST: "a file stands where a folder is needed; move it away, or write elsewhere with --results-dir",
+    errno.ENOTDIR: "a file stands where a folder is needed; move it away, or write elsewhere with --results-dir",
+    errno.ENOENT: "there is no such file or folder; restore it, or check its name",
+    errno.EISDIR: "a folder stands where a file is needed; move it away",
+    errno.EIO: "the disk reports an error; check it, or write elsewhere with --results-dir",
+    errno.ESTALE: "the network disk lost sight of it; start again",
+}
 
 
 def results_root(results_dir: str | Path | None = None) -> Path:
@@ -24,7 +52,7 @@ def study_dir(study: str, results_dir: str | Path | None = None) -> Path:
 
 def user_path(path: str | Path) -> Path:
     """`path` with `~` expanded; a relative one is looked up from the project folder, then the current one."""
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))  # leaves the ~ of an unknown user as it is
     if path.is_absolute() or (PROJECT / path).exists():
         return PROJECT / path
     return path.resolve() if path.exists() else PROJECT / path
@@ -38,25 +66,102 @@ def fingerprint(path: str | Path) -> str:
     return hashlib.sha256(repr(state).encode()).hexdigest()[:16]
 
 
+# ---- writing
+
+
 @contextlib.contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
     """Yields a part path beside `path` (file or folder) and renames it to `path` when the block succeeds.
 
-    On an error the part is removed and an older `path` stays as it was.
+    On an error the part is removed and an older `path` stays as it was; of a killed process, `sweep` removes it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part{path.suffix}")
+    name = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:8]  # a long name leaves room for nothing more
+    part = path.with_name(f".{name}.{HOST}.{os.getpid()}.part{path.suffix[:16]}")  # libraries go by the suffix
+    old = part.with_name(f"{part.name}-old")
     try:
         yield part
         if part.is_dir() and path.is_dir():
-            shutil.rmtree(path)
+            os.replace(path, old)
         os.replace(part, path)
+    except OSError as error:
+        if error.errno and error.filename in (None, str(part)):  # of a full disk only the number is told
+            error.filename = str(path)
+        raise
     finally:
-        if part.is_dir():
-            shutil.rmtree(part)
+        _remove(part)
+        _remove(old)
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    """Yields a temporary folder whose path is short enough for unix sockets, and removes it afterwards.
+
+    It lies in $TMPDIR, or in /tmp where that has too long a path; of a killed process, `sweep` removes it.
+    """
+    prefix = f"qtl-{HOST}-{os.getpid()}-"
+    fitting = [root for root in _scratch_roots() if len(os.fsencode(f"{root}/{prefix}")) + 8 <= LONGEST_SCRATCH]
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=fitting[0] if fitting else None))
+    try:
+        yield folder
+    finally:
+        _remove(folder)
+
+
+def _scratch_roots() -> list[str]:
+    return list(dict.fromkeys([tempfile.gettempdir(), "/tmp"]))
+
+
+def sweep(folder: str | Path) -> list[Path]:
+    """Removes what killed processes left below `folder` and among the temporary folders; returns what it removed.
+
+    Parts and temporary folders of living processes stay, and those of other hosts until they are a day old: a study
+    folder may be shared by a cluster.
+    """
+    left = []
+    for place, folders, files in os.walk(folder):
+        parts = [name for name in folders + files if PART.match(name)]
+        folders[:] = [name for name in folders if name not in parts]  # nothing inside a part is looked at
+        left += [(Path(place) / name, PART.match(name)) for name in parts]
+    for root in _scratch_roots():
+        left += [(path, found) for path in Path(root).glob("qtl-*") if (found := SCRATCH.match(path.name))]
+    removed = [path for path, found in left if _is_left(path, found["host"], int(found["pid"]))]
+    for path in removed:
+        _remove(path)
+    return removed
+
+
+def _is_left(path: Path, host: str, pid: int) -> bool:
+    """Whether `path` is this user's and its writer is gone."""
+    try:
+        if path.lstat().st_uid != os.getuid():
+            return False
+        changed = max(part.lstat().st_mtime for part in (path, *path.rglob("*")))
+    except OSError:  # finished or removed meanwhile
+        return False
+    return not _wrote(pid, changed) if host == HOST else time.time() - changed > ABANDONED
+
+
+def _wrote(pid: int, changed: float) -> bool:
+    """Whether the process `pid` lives and is old enough to have changed a file at that time: numbers come round."""
+    import psutil
+
+    try:
+        return psutil.Process(pid).create_time() < changed + CLOCKS
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.Error:
+        return True
+
+
+def _remove(path: Path) -> None:
+    """Removes a file or folder that may be gone already; what cannot be removed stays for the next sweep."""
+    with contextlib.suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
         else:
-            part.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -69,8 +174,7 @@ def lock(path: str | Path) -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def scratch() -> Iterator[Path]:
-    """Yields an empty temporary folder that is removed when the block ends."""
-    with tempfile.TemporaryDirectory(prefix="qtl") as folder:
-        yield Path(folder)
+def trouble(error: OSError) -> str:
+    """One sentence for an error of the system: which file, what is the matter, and how to mend it."""
+    matter = MENDS.get(error.errno, error.strerror or str(error) or type(error).__name__)
+    return f"{error.filename}: {matter}" if error.filename is not None else matter

@@ -20,7 +20,7 @@ WRONG = [  # where, value, what the error says
     ("nmae", "x", "nmae: unknown key 'nmae'; known: attribution, backbones, datasets"),
     ("threads", 0, "threads: expected at least 1, got 0"),
     ("threads", "two", 'threads: expected a whole number, got "two"'),
-    ("runs", {}, "runs: expected at least one entry"),
+    ("runs", {}, "runs: expected at least 1 entry"),
     ("runs", ["heads"], "runs: expected keys with values"),
     ("defaults", 3, "defaults: expected keys with values, got 3"),
     ("defaults.sedes", 3, "defaults.sedes: unknown key 'sedes'; did you mean 'seeds'?"),
@@ -34,7 +34,7 @@ WRONG = [  # where, value, what the error says
     ("runs.heads.lr_quantum", float("nan"), "runs.heads.lr_quantum: expected a number, got NaN"),
     ("runs.heads.beta2", 1, "runs.heads.beta2: expected less than 1, got 1"),
     ("runs.heads.optimizer", "adm", "runs.heads.optimizer: expected 'adam'"),
-    ("runs.heads.variants", [], "runs.heads.variants: expected at least one entry"),
+    ("runs.heads.variants", [], "runs.heads.variants: expected at least 1 entry"),
     ("runs.heads.variants", "A", "runs.heads.variants: expected a list such as [A, C]"),
     ("runs.heads.variants", ["A", "A"], "runs.heads.variants: A is listed twice"),
     ("runs.heads.variants", ["A", "D"], "runs.heads.variants: unknown variant 'D'"),
@@ -79,7 +79,7 @@ WRONG = [  # where, value, what the error says
 ]
 OVERRIDES = [
     ("seeds", "--set seeds: expected key=value"),
-    ("seeds=[", "--set seeds=[: the value is not readable as YAML"),
+    ("seeds=[", "--set seeds=[: line 1: not readable as YAML"),
     ("sedes=3", "--set sedes: unknown key 'sedes'; did you mean 'seeds'?"),
     ("seeds=0", "runs.heads.seeds: expected at least 1, got 0"),
     ("runs.other.seeds=3", "--set runs.other.seeds: there is no such section"),
