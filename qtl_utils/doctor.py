@@ -18,7 +18,6 @@ row of the registry:
 import contextlib
 import copy
 import html
-import importlib
 import math
 import random
 import re
@@ -346,16 +345,18 @@ def diagnose(
     Everything else is optional; a check that lacks what it needs says so.
     - loss: `loss(outputs, labels)`, by default cross-entropy. optimizer, scheduler: those of torch.
     - history: one row per epoch (a table or a list of dicts) with any of the columns `lr`, `train_loss`,
-      `train_accuracy`, `validation_loss`, `validation_accuracy`, `test_loss`, `test_accuracy`, and `selected`, true in
-      the epoch that is reported.
+      `train_accuracy`, `validation_loss`, `validation_accuracy`, `test_loss`, `test_accuracy`, `selected`, true in the
+      epoch that is reported, and `selected_on`, the subset that it was chosen on ("test", "validation", or "nothing"
+      where the last epoch is always reported).
     - data: subset name ('train', 'validation', 'test') -> its samples: an array or tensor (N, ...), a list of files, or
       a torch data set. scaler: a feature scaler with `mean_` (and `n_samples_seen_`), as scikit-learn's.
     - epochs: how long training is meant to last, where there is no history.
     - checks: names of CHECKS; all by default. budget: seconds; checks that would take longer are skipped and say so.
     - memory_limit: bytes that one training step may keep; half of what is free by default.
     """
-    for module in ("graph", "circuit", "training"):  # which fill the registry, in this order
-        importlib.import_module(f"qtl_utils.checks_{module}")
+    # isort: off
+    from qtl_utils import checks_graph, checks_circuit, checks_training  # noqa: F401  fill the registry, in this order
+    # isort: on
 
     start = time.perf_counter()
     images, labels = _checked_batch(batch)

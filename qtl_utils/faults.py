@@ -598,6 +598,7 @@ def as_published(
         rows.append({"train_loss": np.mean(losses), "test_accuracy": right})
     table = pd.DataFrame(rows)
     table["selected"] = table.index == table["test_accuracy"].idxmax()
+    table["selected_on"] = "test"
     found = {"optimizer": optimizer, "scheduler": scheduler, "history": table, "epochs": 30}
     return case(model.train(), (pixels[train[:4]], labels[train[:4]]), data={"train": pixels[train]}, **found)
 

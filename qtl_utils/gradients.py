@@ -18,6 +18,7 @@ from qtl_utils.config import TrainConfig
 from qtl_utils.data import load_dataset, load_pixels
 from qtl_utils.experiment import Inputs, head_settings, make_network
 from qtl_utils.heads import VARIANTS, HeadSettings, circuit_angles, make_head
+from qtl_utils.pieces import Pieces
 from qtl_utils.program import Program, compile_circuit
 from qtl_utils.quantum_layer import QuantumLayer
 from qtl_utils.simulators import METHODS, SIMULATORS, Task, open_cell
@@ -227,28 +228,46 @@ def whole_gradients(model: Network, run: Callable, pixels: torch.Tensor, labels:
 
 def central_differences(
     model: Network, run: Callable, pixels: torch.Tensor, labels: torch.Tensor, most: int = 12, h: float = 1e-5
-) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Group -> (positions, derivatives) of at most `most` elements each, from differences of the loss alone."""
+) -> pd.DataFrame:
+    """Derivatives from differences of the loss alone, at most `most` elements of each group, a row per element.
+
+    Columns: group, position in the flattened tensor, derivative, and `kink`, whether some unit of the network would
+    have changed its piece (a ReLU its side of zero) between the two points. Units are held on the pieces that they are
+    on at the point itself, where backpropagation takes the derivative (qtl_utils.pieces).
+    """
     model, layer = with_circuit(model, run)
-    found = {}
+    rows = []
     with torch.no_grad():
         model(pixels)
         inputs, tail = layer.inputs.clone(), model.head[list(model.head).index(layer) :]
         groups = {"inputs": inputs} | _targets(model, layer)
         for name, tensor in groups.items():
+            loss = _loss_on_its_pieces((lambda: tail(inputs)) if name == "inputs" else (lambda: model(pixels)), labels)
             flat = tensor.view(-1)
             positions = torch.linspace(0, len(flat) - 1, min(most, len(flat))).long().unique()
-            values = []
             for i in positions.tolist():
-                kept, losses = flat[i].item(), []
+                kept, ends = flat[i].item(), []
                 for shift in (h, -h):
                     flat[i] = kept + shift
-                    logits = tail(inputs) if name == "inputs" else model(pixels)
-                    losses.append(cross_entropy(logits, labels).item())
+                    ends.append(loss())
                 flat[i] = kept
-                values.append((losses[0] - losses[1]) / (2 * h))
-            found[name] = positions, torch.tensor(values, dtype=torch.float64)
-    return found
+                (up, kink_up), (down, kink_down) = ends
+                row = {"group": name, "position": i, "derivative": (up - down) / (2 * h)}
+                rows.append(row | {"kink": kink_up or kink_down})
+    return pd.DataFrame(rows)
+
+
+def _loss_on_its_pieces(logits: Callable, labels: torch.Tensor) -> Callable[[], tuple[float, bool]]:
+    """A function that gives the loss with every unit on its present piece, and whether one would have left it."""
+    with Pieces() as here:
+        logits()
+
+    def loss():
+        with Pieces(here.found) as held:
+            value = cross_entropy(logits(), labels).item()
+        return value, held.crossed
+
+    return loss
 
 
 def method_errors(
@@ -261,7 +280,8 @@ def method_errors(
     """Every method that works in the whole model against reverse mode in float64: a row per method and group.
 
     `largest` is the largest absolute error, `relative` the error's norm over the reference's. The last rows are
-    central differences of the loss, which use no method at all and so check the reference.
+    central differences of the loss, which use no method at all and so check the reference, at `elements` of its
+    elements, of which `kinks` have a kink of the network within the step (see `central_differences`).
     """
     task = circuit_task(model)
     run, _ = SIMULATORS["default.qubit"].build(task, "backprop")
@@ -278,9 +298,11 @@ def method_errors(
                 continue
             for group, gradient in whole_gradients(model, cell["run"], pixels, labels).items():
                 add(simulator, method, group, gradient - reference[group], reference[group])
-    for group, (positions, values) in central_differences(model, run, pixels, labels).items():
-        some = reference[group].reshape(-1)[positions]
-        add("the loss alone", "central differences", group, values - some, some)
+    for group, part in central_differences(model, run, pixels, labels).groupby("group", sort=False):
+        some = reference[group].reshape(-1)[part["position"].tolist()]
+        found = torch.tensor(part["derivative"].tolist(), dtype=torch.float64)
+        add("the loss alone", "central differences", group, found - some, some)
+        rows[-1] |= {"elements": len(part), "kinks": int(part["kink"].sum())}
     return pd.DataFrame(rows)
 
 

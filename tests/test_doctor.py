@@ -253,6 +253,33 @@ def test_a_check_without_what_it_needs_says_what_that_is():
     assert "needs optimizer=" in found["updates"].evidence and "needs history=" in found["selection"].evidence
 
 
+TESTS = {
+    "the best is first": [0.9, 0.8, 0.7],
+    "the best is last": [0.7, 0.8, 0.9],
+    "several are best": [0.9, 0.7, 0.9],
+    "all are alike": [0.8, 0.8, 0.8],
+}
+
+
+@pytest.mark.parametrize("test", TESTS.values(), ids=TESTS.keys())
+@pytest.mark.parametrize("rule", ["test", "validation", "nothing"])
+def test_how_the_epoch_was_chosen_is_judged_by_the_rule_not_by_what_it_gave(test, rule):
+    best = test.index(max(test)) if rule == "test" else 2
+    rows = [{"test_accuracy": x, "selected": i == best, "selected_on": rule} for i, x in enumerate(test)]
+    found = diagnose(head(), points(), checks=["selection"], history=rows)
+    assert found.verdict("selection") == ("fail" if rule == "test" else "ok")
+
+
+def test_a_rule_that_is_not_told_is_inferred_where_the_numbers_allow():
+    def verdict(test, selected):
+        rows = [{"test_accuracy": x, "selected": i == selected} for i, x in enumerate(test)]
+        return diagnose(head(), points(), checks=["selection"], history=rows).verdict("selection")
+
+    assert verdict([0.7, 0.9, 0.8], 1) == "fail"
+    assert verdict([0.7, 0.9, 0.8], 0) == "ok"
+    assert verdict([0.7, 0.8, 0.9], 2) == "ok"
+
+
 def test_an_exception_in_the_forward_pass_is_a_finding():
     class Broken(nn.Module):
         def forward(self, x):

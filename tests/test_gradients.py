@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from qtl_utils import gradients, simulators
+from qtl_utils.backbones import load_backbone
 from qtl_utils.circuits import ANSATZE, inert_angles
 from qtl_utils.config import TrainConfig
 from qtl_utils.heads import HeadSettings, make_head
@@ -62,6 +63,19 @@ def test_every_method_agrees_in_the_whole_model(batch):
     rows = found.set_index("method")["relative"]
     assert rows["adjoint"].max() < 1e-12 and rows["parameter-shift"].max() < 1e-5 and rows["spsa"].min() > 1e-2
     assert rows["central differences"].max() < 1e-7
+
+
+@pytest.mark.parametrize("name", ["tiny_resnet", "tiny_vit", "resnet18", "squeezenet1_1"])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
+def test_differences_agree_in_networks_full_of_kinks(name, seed):
+    size = 64 if name == "squeezenet1_1" else 32
+    backbone = load_backbone(name, size, "random", seed=seed, frozen=False)
+    network = Network(backbone, make_head("A", HeadSettings(backbone.n_features, 3, n_qubits=2, depth=1), seed))
+    pixels = torch.randint(0, 256, (2, 3, size, size), generator=torch.Generator().manual_seed(seed)).to(torch.uint8)
+    found = gradients.method_errors(network, pixels, torch.tensor([0, 2]), ["statevector"], ["adjoint"])
+    checked = found[found["method"] == "central differences"].set_index("group")
+    assert checked["relative"].max() < 1e-6, checked
+    assert checked.loc["angles", "kinks"] == 0 and checked["elements"].min() > 1
 
 
 def test_a_wrong_gradient_is_caught_in_every_group(batch, monkeypatch):
