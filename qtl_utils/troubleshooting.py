@@ -20,6 +20,7 @@ from torch import nn
 from torch.nn.functional import cosine_similarity, cross_entropy
 
 from qtl_utils import stats
+from qtl_utils.claims import Claims
 from qtl_utils.config import TrainConfig
 from qtl_utils.doctor import CHECKS, Diagnosis, Finding, Patient, diagnose, kept_random
 from qtl_utils.experiment import Inputs, candidates, classification_scores, fit_frozen, scale_features
@@ -307,6 +308,16 @@ class Ward:
             told |= {"verdict": t.found.verdict, "evidence": t.found.evidence, "cause": t.found.cause}
             rows.append(told | {"fix": t.found.fix, "thread": t.fault.thread})
         return pd.DataFrame(rows)
+
+    def claim(self, claims: Claims) -> None:
+        """Claims that the doctor tells the treated faults apart, before and after mending."""
+        treated, n = self.treated.values(), len(self.treated)
+        seen = sum(t.found.verdict in ("fail", "warn") for t in treated)
+        claims.expect("every fault of this page is found by its check", seen == n, f"{seen} of {n}")
+        alone = sum(t.before.failed == [t.fault.check] for t in treated)
+        claims.expect("and fails no other check", alone == n, f"{alone} of {n}")
+        mended = sum(t.after.failed == [] for t in treated)
+        claims.expect("and fails none once it is mended", mended == n, f"{mended} of {n}")
 
     def gains(self) -> pd.DataFrame:
         return gains_table(self.rows)
