@@ -140,18 +140,24 @@ def open_backbone(config: BackboneConfig, image_size: int, folder: Path, device=
 
 
 def train_source(config: BackboneConfig, image_size: int, device="cpu", rows: np.ndarray | None = None) -> Network:
-    """A backbone with a linear head, trained from scratch on the images of the source classes: all, or `rows`."""
+    """A backbone with a linear head, trained from scratch on the images of the source classes: all, or `rows`.
+
+    On a CPU it is trained in float64 and rounded in the end: training amplifies rounding, and from float32 every
+    processor would arrive at another backbone.
+    """
     data = load_dataset(config.source_dataset, cache_dir=PROJECT / "data")
     pixels = torch.from_numpy(load_pixels(data, image_size)).to(device)
     labels = torch.from_numpy(data.labels).to(device)
     backbone = backbones.load_backbone(config.model, image_size, "random", seed=config.seed, frozen=False)
     head = make_head("C", HeadSettings(backbone.n_features, len(data.classes)), config.seed)
     model, settings = Network(backbone, head).to(device), TrainConfig(batch_size=SOURCE_BATCH)
+    if torch.device(device).type == "cpu":
+        model.double()
     optimizer = torch.optim.Adam(model.parameters(), lr=config.source_lr)
     rows = np.arange(len(data)) if rows is None else rows
     for order in random_orders(rows, config.seed, config.source_epochs):
         train_epoch(model, optimizer, pixels, labels, order, settings)
-    return model
+    return model.float()
 
 
 def backbone_state(model: Network) -> dict[str, torch.Tensor]:

@@ -31,8 +31,8 @@ from qtl_utils.paths import atomic
 ANTS_BEES = {"model": "squeezenet1_1", "image_size": 224}
 IMAGE_SIZE = 32  # pixels, of the digits
 BACKBONES = {  # how the two are trained: on every image of the digits 0-4
-    "tiny_vit": BackboneConfig(model="tiny_vit", init="source", source_epochs=60),
-    "tiny_resnet": BackboneConfig(model="tiny_resnet", init="source", source_epochs=30),
+    "tiny_vit": BackboneConfig(model="tiny_vit", init="source", source_epochs=30),
+    "tiny_resnet": BackboneConfig(model="tiny_resnet", init="source", source_epochs=12),
 }
 HELD_OUT = 5  # every fifth image, of the training whose accuracy the card tells
 
