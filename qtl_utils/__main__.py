@@ -18,7 +18,7 @@ from pathlib import Path
 
 from qtl_utils import paths
 from qtl_utils.config import StudyConfig, StudyError, check_names, find_study, load_study, parse_overrides, unknown_name
-from qtl_utils.environment import available_cores, find_device
+from qtl_utils.environment import available_cores
 
 USER_ERROR, FAILED, BUSY, INTERRUPTED = 2, 1, 75, 130
 OF_JOBS = ("CalledProcessError", "At least one job", "Exiting because a job")  # what Snakemake adds to a failed job
@@ -157,6 +157,7 @@ def _make_model(target: str) -> tuple:
 def _check(study: StudyConfig, file: Path, seal: Path) -> None:
     """Everything that can be wrong with a study before something is computed; skipped where `seal` fits."""
     from qtl_utils.notebook import check_parameters
+    from qtl_utils.refusals import refusals
 
     notebooks = paths.PROJECT / "notebooks"
     for dataset in study.datasets:
@@ -166,27 +167,8 @@ def _check(study: StudyConfig, file: Path, seal: Path) -> None:
     if seal.is_file() and seal.read_text() == _state(study):
         return
     check_names(study, file, _registries())
-    _check_options(study, file)
-    for name, settings in study.runs.items():
-        try:
-            find_device(settings.device)
-        except ValueError as error:
-            raise StudyError(f"{file}: runs.{name}.{error}") from None
-
-
-def _check_options(study: StudyConfig, file: Path) -> None:
-    """Raises StudyError where a data set is given something that it does not take."""
-    from qtl_utils.data import DATASETS
-
-    for name, settings in study.datasets.items():
-        known = inspect.signature(DATASETS[settings.dataset]).parameters
-        if settings.data_dir is not None and "data_dir" not in known:
-            raise StudyError(f"{file}: datasets.{name}.data_dir: '{settings.dataset}' reads no folder; leave it out")
-        if settings.data_dir is None and settings.dataset == "image_folder":
-            raise StudyError(f"{file}: datasets.{name}.data_dir: 'image_folder' needs the folder of your images")
-        for option in settings.options:
-            if option not in known:
-                raise StudyError(f"{file}: datasets.{name}.options.{option}: {unknown_name('option', option, known)}")
+    for sentence in refusals(study):
+        raise StudyError(f"{file}: {sentence}")
 
 
 def _state(study: StudyConfig) -> str:
