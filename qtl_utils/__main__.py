@@ -11,7 +11,6 @@ import logging
 import os
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,18 +24,33 @@ OF_JOBS = ("CalledProcessError", "At least one job", "Exiting because a job")  #
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command and returns its exit code: 0, 1 (a job failed), 2 (wrong input) or 75 (already running)."""
-    options = _parser().parse_args(arguments)
+    """Runs one command and returns its exit code: 0, 1 (failed), 2 (wrong input) or 75 (already running)."""
+    for stream in (sys.stdout, sys.stderr):  # names may hold what a terminal cannot show
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
+        options = _parser().parse_args(arguments)
         return options.command(options)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BlockingIOError:
         print(f"The study '{options.study}' is being run already; wait until that run ends.", file=sys.stderr)
         return BUSY
+    except BrokenPipeError:  # whoever read our output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except MemoryError:
+        return _fail("not enough memory; end other programs, use fewer cores, or shrink the study", FAILED)
     except (StudyError, ValueError, FileNotFoundError) as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return USER_ERROR
+        known = not isinstance(error, OSError) or error.errno is None
+        return _fail(f"{error}" if known else paths.trouble(error), USER_ERROR if known else FAILED)
+    except OSError as error:
+        return _fail(paths.trouble(error), FAILED)
+
+
+def _fail(sentence: str, code: int) -> int:
+    print(f"Error: {sentence}", file=sys.stderr)
+    return code
 
 
 def run(options: argparse.Namespace) -> int:
@@ -46,9 +60,10 @@ def run(options: argparse.Namespace) -> int:
     resolved = study.model_dump_json(indent=2) + "\n"
     _check(study, find_study(options.study), folder / ".checked")
     if options.dry_run:
-        with tempfile.TemporaryDirectory() as scratch:
-            (Path(scratch) / "study.json").write_text(resolved, encoding="utf-8")
-            return _snakemake(folder if folder.is_dir() else Path(scratch), options, Path(scratch) / "study.json")
+        with paths.scratch() as view:  # Snakemake writes where it looks
+            paths.likeness(folder, view)
+            (view / ".dry.json").write_text(resolved, encoding="utf-8")
+            return _snakemake(view, options, view / ".dry.json")
     start = time.time()
     with paths.lock(folder / ".lock"):
         _write_if_changed(folder / "study.json", resolved)
@@ -164,7 +179,7 @@ def _check(study: StudyConfig, file: Path, seal: Path) -> None:
         check_parameters(notebooks / "01_dataset_preparation.ipynb", study.dataset_parameters(dataset))
     for name in study.runs:
         check_parameters(notebooks / "02_train_variant.ipynb", study.run_parameters(name))
-    if seal.is_file() and seal.read_text() == _state(study):
+    if seal.is_file() and seal.read_bytes() == _state(study).encode():
         return
     check_names(study, file, _registries())
     for sentence in refusals(study):
@@ -173,7 +188,9 @@ def _check(study: StudyConfig, file: Path, seal: Path) -> None:
 
 def _state(study: StudyConfig) -> str:
     code = [path.read_bytes() for path in sorted((paths.PROJECT / "qtl_utils").glob("*.py"))]
-    return hashlib.sha256(b"".join([study.model_dump_json().encode(), *code])).hexdigest()
+    files = sorted({path for dataset in study.datasets for path in study.files_of(dataset)})
+    files = [paths.fingerprint(path).encode() for path in files]
+    return hashlib.sha256(b"".join([study.model_dump_json().encode(), *files, *code])).hexdigest()
 
 
 def _registries() -> dict[str, list[str]]:
@@ -295,7 +312,7 @@ def _parser() -> Parser:
         sub.set_defaults(command=function)
         if study:
             sub.add_argument("study", nargs="?", default="default", help="a study file or a name in studies/")
-            sub.add_argument("--results-dir", type=os.path.abspath, help="the folder for results; default: results/")
+            sub.add_argument("--results-dir", type=_folder, help="the folder for results; default: results/")
         return sub
 
     one = command(run, "run")
@@ -322,8 +339,15 @@ def _parser() -> Parser:
     return parser
 
 
+def _folder(text: str) -> str:
+    path = os.path.abspath(os.path.expanduser(text))
+    if not text.isprintable() or not text or (os.path.exists(path) and not os.path.isdir(path)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no folder; give one, or a name for a new one")
+    return path
+
+
 def _cores(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
+    if not text.isdecimal() or len(text) > 6 or int(text) < 1:
         raise argparse.ArgumentTypeError(f"'{text}' is no number of cores; give 1 or more")
     return int(text)
 
