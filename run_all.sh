@@ -4,6 +4,7 @@ set -eu
 
 HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 export PYTHONPATH="$HERE${PYTHONPATH:+:$PYTHONPATH}"
+export PYTHONUTF8=1 PYTHONIOENCODING=utf-8 # files and output are UTF-8 whatever the locale, in kernels too
 export JUPYTER_PREFER_ENV_PATH=1 # the python3 kernel is this environment's, not one from the home folder
 CPU=no
 

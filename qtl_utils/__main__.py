@@ -11,14 +11,13 @@ import os
 import shutil
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from qtl_utils import paths
 from qtl_utils.config import StudyConfig, StudyError, check_names, find_study, load_study, parse_overrides, unknown_name
-from qtl_utils.environment import available_cores, find_device
+from qtl_utils.environment import available_cores
 from qtl_utils.notebook import failure_of, keep_failed
 from qtl_utils.steps import Step, steps_of
 
@@ -27,18 +26,33 @@ OF_JOBS = ("CalledProcessError", "At least one job", "Exiting because a job")  #
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command and returns its exit code: 0, 1 (a job failed), 2 (wrong input) or 75 (already running)."""
-    options = _parser().parse_args(arguments)
+    """Runs one command and returns its exit code: 0, 1 (failed), 2 (wrong input) or 75 (already running)."""
+    for stream in (sys.stdout, sys.stderr):  # names may hold what a terminal cannot show
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
+        options = _parser().parse_args(arguments)
         return options.command(options)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BlockingIOError:
         print(f"The study '{options.study}' is being run already; wait until that run ends.", file=sys.stderr)
         return BUSY
+    except BrokenPipeError:  # whoever read our output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except MemoryError:
+        return _fail("not enough memory; end other programs, use fewer cores, or shrink the study", FAILED)
     except (StudyError, ValueError, FileNotFoundError) as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return USER_ERROR
+        known = not isinstance(error, OSError) or error.errno is None
+        return _fail(f"{error}" if known else paths.trouble(error), USER_ERROR if known else FAILED)
+    except OSError as error:
+        return _fail(paths.trouble(error), FAILED)
+
+
+def _fail(sentence: str, code: int) -> int:
+    print(f"Error: {sentence}", file=sys.stderr)
+    return code
 
 
 def run(options: argparse.Namespace) -> int:
@@ -50,9 +64,10 @@ def run(options: argparse.Namespace) -> int:
     if options.dry_run:
         for step in _unfinished(steps_of(study), folder):
             print(f"  would run {step.name}: it failed before, or its files are gone")
-        with tempfile.TemporaryDirectory() as scratch:
-            (Path(scratch) / "study.json").write_text(resolved, encoding="utf-8")
-            return _snakemake(folder if folder.is_dir() else Path(scratch), options, Path(scratch) / "study.json")
+        with paths.scratch() as view:  # Snakemake writes where it looks
+            paths.likeness(folder, view)
+            (view / ".dry.json").write_text(resolved, encoding="utf-8")
+            return _snakemake(view, options, view / ".dry.json")
     with paths.lock(folder / ".lock"):
         _write_if_changed(folder / "study.json", resolved)
         _write_if_changed(folder / ".checked", _state(study))
@@ -255,52 +270,22 @@ def _make_model(target: str) -> tuple:
 def _check(study: StudyConfig, file: Path, seal: Path) -> None:
     """Everything that can be wrong with a study before something is computed; skipped where `seal` fits."""
     from qtl_utils.notebook import check_parameters
+    from qtl_utils.refusals import refusals
 
     for step in steps_of(study):
         check_parameters(_source(step), step.parameters)
-    if seal.is_file() and seal.read_text() == _state(study):
+    if seal.is_file() and seal.read_bytes() == _state(study).encode():
         return
     check_names(study, file, _registries())
-    _check_options(study, file)
-    _check_pixels(study, file)
-    for name, settings in study.runs.items():
-        try:
-            find_device(settings.device)
-        except ValueError as error:
-            raise StudyError(f"{file}: runs.{name}.{error}") from None
-
-
-def _check_options(study: StudyConfig, file: Path) -> None:
-    """Raises StudyError where a data set is given something that it does not take."""
-    from qtl_utils.data import DATASETS
-
-    for name, settings in study.datasets.items():
-        known = inspect.signature(DATASETS[settings.dataset]).parameters
-        if settings.data_dir is not None and "data_dir" not in known:
-            raise StudyError(f"{file}: datasets.{name}.data_dir: '{settings.dataset}' reads no folder; leave it out")
-        if settings.data_dir is None and settings.dataset == "image_folder":
-            raise StudyError(f"{file}: datasets.{name}.data_dir: 'image_folder' needs the folder of your images")
-        for option in settings.options:
-            if option not in known:
-                raise StudyError(f"{file}: datasets.{name}.options.{option}: {unknown_name('option', option, known)}")
-
-
-def _check_pixels(study: StudyConfig, file: Path) -> None:
-    """Raises StudyError where a variant trains a backbone on a data set that has features in the place of images."""
-    from qtl_utils.heads import VARIANTS
-
-    for name, settings in study.runs.items():
-        whole = [variant for variant in settings.variants if VARIANTS[variant].training == "full"]
-        if whole and study.features_only(settings.dataset):
-            raise StudyError(
-                f"{file}: runs.{name}.variants: {whole[0]} trains the backbone, and '{settings.dataset}' has features "
-                "only; use dataset: hymenoptera, which has the images, or leave the variant out"
-            )
+    for sentence in refusals(study):
+        raise StudyError(f"{file}: {sentence}")
 
 
 def _state(study: StudyConfig) -> str:
     code = [path.read_bytes() for path in sorted((paths.PROJECT / "qtl_utils").glob("*.py"))]
-    return hashlib.sha256(b"".join([study.model_dump_json().encode(), *code])).hexdigest()
+    files = sorted({path for dataset in study.datasets for path in study.files_of(dataset)})
+    files = [paths.fingerprint(path).encode() for path in files]
+    return hashlib.sha256(b"".join([study.model_dump_json().encode(), *files, *code])).hexdigest()
 
 
 def _registries() -> dict[str, list[str]]:
@@ -422,7 +407,7 @@ def _parser() -> Parser:
         sub.set_defaults(command=function)
         if study:
             sub.add_argument("study", nargs="?", default="default", help="a study file or a name in studies/")
-            sub.add_argument("--results-dir", type=os.path.abspath, help="the folder for results; default: results/")
+            sub.add_argument("--results-dir", type=_folder, help="the folder for results; default: results/")
         return sub
 
     one = command(run, "run")
@@ -448,8 +433,15 @@ def _parser() -> Parser:
     return parser
 
 
+def _folder(text: str) -> str:
+    path = os.path.abspath(os.path.expanduser(text))
+    if not text.isprintable() or not text or (os.path.exists(path) and not os.path.isdir(path)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no folder; give one, or a name for a new one")
+    return path
+
+
 def _cores(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
+    if not text.isdecimal() or len(text) > 6 or int(text) < 1:
         raise argparse.ArgumentTypeError(f"'{text}' is no number of cores; give 1 or more")
     return int(text)
 

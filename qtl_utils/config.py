@@ -16,6 +16,9 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=
 Rate = Annotated[float, Field(gt=0, le=10)]
 
 
+LARGEST_NUMBER = 1_000_000  # of epochs, seeds, samples in a batch ...: beyond, memory or patience ends
+
+
 def _share(value: Any) -> Any:
     if isinstance(value, int | float) and (0 < value < 1 or (isinstance(value, int) and value > 0)):
         return value
@@ -28,6 +31,8 @@ Share = Annotated[int | float, BeforeValidator(_share)]
 def _settled(path: str) -> str:
     """`path` as notebooks find it too: one beside the user, not in the project, becomes absolute."""
     try:
+        if not path.isprintable():
+            raise ValueError
         found = user_path(path)
         return str(found) if found.exists() and not (PROJECT / path).exists() else path
     except (OSError, ValueError):  # too long, or with characters that no name may hold
@@ -50,6 +55,10 @@ class Section(BaseModel):
                 raise ValueError(f"{key}: {unknown_name('key', str(key), cls.model_fields)}")
             if isinstance(value, bool):  # pydantic would read 'yes' as the number 1
                 raise ValueError(f"{key}: expected a number or text, got {json.dumps(value)}")
+            numbers = [value] if cls.model_fields[key].annotation is not float else []
+            for number in value if isinstance(value, list) else numbers:
+                if isinstance(number, int) and number > LARGEST_NUMBER:
+                    raise ValueError(f"{key}: expected at most {LARGEST_NUMBER}, got {str(number)[:20]}")
         return values
 
 
@@ -159,7 +168,7 @@ class TrainConfig(Section):
     lr_step: int = Field(10, ge=1)  # epochs between two decays
     lr_gamma: float = Field(0.1, gt=0, le=1)
     lr_schedule: Literal["after", "before"] = "after"  # 'before' an epoch: as published code does, a decay comes early
-    settings: str = Field("2019", min_length=1)  # what results trained with the rates above are called
+    settings: str = Field("2019", min_length=1, max_length=60)  # what results trained with the rates above are called
     lr_grid: LrGrid = LrGrid()
     start: Literal["default", "published-2d"] = "default"  # initial weights and data order
     backend: Literal["statevector", "default.qubit", "lightning.qubit"] = "statevector"  # who simulates the circuit
@@ -193,6 +202,7 @@ class RunConfig(TrainConfig):
 
 
 Sizes = Annotated[list[Annotated[int, Field(ge=1, le=30)]], Field(min_length=1)]
+Strengths = Annotated[list[Annotated[float, Field(ge=0, le=0.75)]], Field(min_length=1)]
 
 
 class GradientsConfig(Section):
@@ -213,13 +223,13 @@ class GradientsConfig(Section):
     method_qubits: int = Field(3, ge=1, le=8)  # the methods are compared on a smaller circuit
     method_depth: int = Field(2, ge=1, le=20)
     method_batch: int = Field(2, ge=1, le=64)
-    variance_ansatze: list[str] = ["mari2019", "separable", "identity_blocks"]
+    variance_ansatze: list[str] = Field(["mari2019", "separable", "identity_blocks"], min_length=1)
     variance_qubits: Sizes = [2, 4, 6, 8, 10, 12]
     variance_depths: Sizes = [1, 5, 20]
     variance_draws: int = Field(200, ge=10, le=10_000)
-    shots: list[Annotated[int, Field(ge=1)]] = [100, 1000, 10_000]
+    shots: list[Annotated[int, Field(ge=1)]] = Field([100, 1000, 10_000], min_length=1)
     shot_repeats: int = Field(20, ge=2)
-    noise: list[Annotated[float, Field(ge=0, le=0.75)]] = [0.0, 0.01, 0.03, 0.1]  # depolarising strength, 0 first
+    noise: Strengths = [0.0, 0.01, 0.03, 0.1]  # depolarising strength, 0 first
     seed: int = Field(0, ge=0)
 
 
@@ -239,7 +249,7 @@ class SimulatorsConfig(Section):
     most_seconds: float = Field(0.2, gt=0)  # a step beyond ends a scaling series
     seconds_budget: float = Field(1.0, gt=0)  # of a step, for the largest circuit
     memory_budget: float = Field(4e9, gt=0)  # bytes
-    networks: list[str] = ["resnet18", "tiny_vit"]
+    networks: list[str] = Field(["resnet18", "tiny_vit"], min_length=1)
     image_size: int = Field(32, ge=8, le=1024)
     network_batch: int = Field(4, ge=2)
     network_qubits: int = Field(4, ge=1, le=24)
@@ -270,6 +280,8 @@ TROUBLESHOOTING = {  # theme -> the fields that its notebook is told
 }
 
 
+Schedule = Literal["concurrent", "alternating", "two-stage"]
+Spread = Annotated[float, Field(ge=0)]
 Factors = Annotated[list[Annotated[float, Field(gt=0, le=1000)]], Field(min_length=1)]
 
 
@@ -297,15 +309,15 @@ class AttributionConfig(Section):
     lr_step: int = Field(10, ge=1)
     lr_gamma: float = Field(0.1, gt=0, le=1)
     rate_factors: Factors = [0.1, 1.0, 10.0, 100.0]
-    rate_variants: list[str] = ["A", "C", "C-matched"]
-    schedules: list[Literal["concurrent", "alternating", "two-stage"]] = ["concurrent", "alternating", "two-stage"]
+    rate_variants: list[str] = Field(["A", "C", "C-matched"], min_length=2)
+    schedules: Annotated[list[Schedule], Field(min_length=1)] = ["concurrent", "alternating", "two-stage"]
     joint_seeds: int = Field(0, ge=0)  # of networks whose backbone learns too; 0 leaves them out
-    fractions: list[Annotated[float, Field(gt=0, le=1)]] = [0.1, 0.25, 0.5, 1.0]
-    fraction_variants: list[str] = ["A", "C", "C-matched", "A-surrogate"]
+    fractions: list[Annotated[float, Field(gt=0, le=1)]] = Field([0.1, 0.25, 0.5, 1.0], min_length=1)
+    fraction_variants: list[str] = Field(["A", "C", "C-matched", "A-surrogate"], min_length=2)
     size_qubits: Sizes = [2, 4, 6, 8]
     size_depths: Sizes = [1, 3, 6, 12]
-    noise: list[Annotated[float, Field(ge=0)]] = [0.0, 0.25, 0.5, 1.0, 2.0]  # standard deviations of each feature
-    shots: list[Annotated[int, Field(ge=0)]] = [0, 10, 100, 1000]  # 0: exact
+    noise: Annotated[list[Spread], Field(min_length=1)] = [0.0, 0.25, 0.5, 1.0, 2.0]  # deviations of each feature
+    shots: list[Annotated[int, Field(ge=0)]] = Field([0, 10, 100, 1000], min_length=1)  # 0: exact
     control_samples: int = Field(600, ge=50)
     control_splits: int = Field(8, ge=2)
     geometry_points: int = Field(0, ge=0)  # samples that the geometry is averaged over; 0 leaves it out
@@ -333,7 +345,9 @@ class PublishedConfig(Section):
     batchnorm_epochs: int = Field(10, ge=1)
     cifar_dir: UserPath | None = None  # the folder that holds cifar-10-batches-py
     cifar_size: int = Field(224, ge=8, le=1024)  # pixels
-    cifar_images: list[int] = Field([10_000, 2_000], min_length=2, max_length=2)  # trained on, tested on
+    cifar_images: list[Annotated[int, Field(ge=2)]] = Field(
+        [10_000, 2_000], min_length=2, max_length=2
+    )  # trained on, tested on
     checkpoint: UserPath | None = "download"  # or a .pt file
 
     @model_validator(mode="after")
@@ -592,7 +606,9 @@ def _read(path: Path) -> dict[str, Any]:
 def _section(value: Any, key: str, path: Path) -> dict[str, Any]:
     if value is None or isinstance(value, dict):
         return value or {}
-    raise StudyError(f"{path}: {key}: expected keys with values, got {json.dumps(value, default=str)}")
+    raise StudyError(
+        f"{path}: {key}: expected keys with values, got {json.dumps(value, default=str, ensure_ascii=False)[:80]}"
+    )
 
 
 def find_study(file: str | Path) -> Path:
@@ -669,7 +685,7 @@ EXPECTED = {  # by the start of pydantic's name of the error
 
 def _first_error(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
-    key = ".".join(str(part) for part in first["loc"] if part != "[key]")
+    key = ".".join(str(part)[:60] for part in first["loc"] if part != "[key]")
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "value_error":
         field, colon, _ = message.partition(": ")
@@ -680,7 +696,7 @@ def _first_error(error: ValidationError) -> str:
     expected = expected.format(**context, entries="entry" if context.get("min_length") == 1 else "entries")
     if first["type"] == "missing":
         return f"{key}: {expected}"
-    given = json.dumps(first["input"], default=str)
+    given = json.dumps(first["input"], default=str, ensure_ascii=False)
     return f"{key}: {expected}, got {given if len(given) < 80 else given[:77] + '...'}"
 
 

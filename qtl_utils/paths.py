@@ -21,6 +21,7 @@ PART = re.compile(r"\.[0-9a-f]{8}\.(?P<host>[0-9a-f]{8})\.(?P<pid>\d+)\.part")  
 SCRATCH = re.compile(r"qtl-(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-")  # in the folder for temporary files
 ABANDONED = 24 * 3600  # seconds after which a part of another host is nobody's: its processes cannot be asked for
 CLOCKS = 600  # seconds that the clocks of this machine and of its network disks may differ by
+SMALL = 200_000  # bytes: of files up to half that size Snakemake compares the content
 LONGEST_SCRATCH = 88  # bytes: a unix socket in it has 107 at most, on a Mac 103
 MENDS = {  # errno -> what is the matter with a file, and how to mend it
     errno.ENOSPC: "the disk is full; free some space, or write elsewhere with --results-dir",
@@ -162,6 +163,26 @@ def _remove(path: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+
+
+def likeness(folder: str | Path, view: str | Path) -> None:
+    """Fills `view` with what Snakemake looks at in `folder`: its notes, small files, and the outlines of large ones.
+
+    An outline has the size and time of its file, and takes no space.
+    """
+    for place, folders, files in os.walk(folder):
+        if Path(place).name == ".snakemake":
+            folders[:] = [name for name in folders if name in ("metadata", "incomplete")]
+        target = Path(view) / Path(place).relative_to(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        for name in files:
+            source, state = Path(place) / name, (Path(place) / name).stat()
+            if state.st_size <= SMALL:
+                shutil.copyfile(source, target / name)
+            else:
+                (target / name).touch()
+                os.truncate(target / name, state.st_size)
+            os.utime(target / name, ns=(state.st_atime_ns, state.st_mtime_ns))
 
 
 @contextlib.contextmanager

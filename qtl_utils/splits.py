@@ -88,6 +88,9 @@ def make_splits(
     elif protocol == "fixed":
         pool = np.flatnonzero(given == "train")
         rest = len(pool) - validation if isinstance(validation, Integral) else 1.0 - validation
+        if rest <= 0:
+            few = f"validation={validation} leaves none of the {len(pool)} training samples of {dataset.name!r}"
+            raise ValueError(f"{few}; ask for fewer.")
         rng = np.random.default_rng([seed, 0])
         subsets[pool] = _draw(dataset, pool, {"train": rest, "validation": validation}, rng)
     return Splits(protocol, subsets[None])
@@ -144,7 +147,7 @@ def _totals(name: str, asked: dict[str, float], n: int) -> np.ndarray:
     if not counted and (any(isinstance(v, Integral) for v in asked.values() if v) or sizes.sum() > 1 + 1e-9):
         raise ValueError(f"Split sizes {text}: expected fractions with a sum of at most 1, or whole numbers only.")
     if counted and sizes.sum() > n:
-        raise ValueError(f"Split sizes {text}: dataset {name!r} holds only {n} samples.")
+        raise ValueError(f"Split sizes {text}: dataset {name!r} holds only {n} samples; ask for fewer.")
     shares = sizes if counted else sizes * n
     return _round_shares(np.append(shares, max(n - shares.sum(), 0)), n)
 

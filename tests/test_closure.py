@@ -8,6 +8,8 @@ OUTSIDE = {  # no notebook's results depend on these
     "__init__": "the package's version",
     "__main__": "the command line",
     "report": "what is made of executed notebooks; the report has hashes of its own",
+    "refusals": "what is refused before anything runs",
+    "sketches": "what is refused before anything runs",
     "steps": "which notebook runs; Snakemake compares its parameters",
     "verify": "compares finished studies",
     "portability": "compares finished studies",
