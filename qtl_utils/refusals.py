@@ -251,7 +251,8 @@ def whole_networks(study: StudyConfig) -> Iterator[str]:
             continue
         key, variant = f"runs.{name}", trained[0]
         if (has := kind_of(study.datasets[run.dataset])) != "images":
-            yield f"{key}.variants: {variant} trains a backbone on images, and '{run.dataset}' has {has}; leave it out"
+            instead = ", or use dataset: hymenoptera, which has the images" if has == "features" else ""
+            yield f"{key}.variants: {variant} trains a backbone, and '{run.dataset}' has {has}; leave it out{instead}"
         if run.feature_scaling != "none":
             yield f"{key}.feature_scaling: {variant} trains its features; set none, or give {variant} a run of its own"
         if run.optimizer not in ("adam", "sgd"):
