@@ -6,8 +6,9 @@ Machine Learning 52, 2003): variance x (1/J + n_test/n_train), J - 1 degrees of 
 
 Where the study trains (or draws) the backbones itself, they are one more thing that could have come out differently.
 With a backbone of its own in every split, the split means vary with the backbones too and the interval covers them.
-Where several splits share each of the backbones, these are the units: split means are averaged over the splits of a
-backbone first. With a single one the interval holds for that backbone alone, and every sentence says so.
+Where k splits share each of the backbones, these are the units: split means are averaged over the splits of a backbone
+first. Such averages are more alike than single splits: the correlation that gives n_test/n_train there gives k times
+that here. With a single backbone the interval holds for that one alone, and every sentence says so.
 """
 
 from collections.abc import Mapping, Sequence
@@ -93,9 +94,11 @@ def estimate(values: pd.Series, test_to_train: float, bound: float = BOUND) -> E
     if values.empty or not np.isfinite(values).all():
         return Estimate(value=np.nan, **nothing, **counts, interval="")
     if len(by_split) > 1:
-        shared = 1 < counts["n_sources"] < len(by_split)
-        units, interval = (by_split.groupby(sources).mean(), OVER_SOURCES) if shared else (by_split, OVER_SPLITS)
-        return Estimate(**corrected_t(units, test_to_train, bound), **counts, interval=interval)
+        units, interval, each = by_split, OVER_SPLITS, 1.0
+        if 1 < counts["n_sources"] < len(by_split):
+            units, interval = by_split.groupby(sources).mean(), OVER_SOURCES
+            each = len(by_split) / len(units)
+        return Estimate(**corrected_t(units, each * test_to_train, bound), **counts, interval=interval)
     value, n = values.mean(), len(values)
     deviation = values.std(ddof=1) if n > 1 else np.nan
     if deviation > _ZERO:

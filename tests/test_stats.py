@@ -261,9 +261,21 @@ def test_backbones_that_splits_share_are_the_units():
     found = stats.paired(synthetic.metrics(values, n_sources=4), "A", "C")
     by_split = (values["A"] - values["C"]).mean(axis=1)
     units = [by_split[source::4].mean() for source in range(4)]  # split j starts from backbone j mod 4
-    expected = stats.corrected_t(units, RATIO)
+    expected = stats.corrected_t(units, 3 * RATIO)  # three splits to each
     assert (found.value, found.low, found.high) == tuple(expected[key] for key in ("value", "low", "high"))
     assert (found.n_splits, found.n_sources, found.interval) == (12, 4, stats.OVER_SOURCES)
+
+
+def test_averages_over_the_splits_of_a_backbone_are_corrected_for_being_more_alike():
+    """The variance of the mean of 12 equally correlated splits, from their 12 values and from 4 averages of 3."""
+    rho = RATIO / (1 + RATIO)  # the correlation that Nadeau and Bengio assume
+    covariance = rho + (1 - rho) * np.eye(12)
+    average = np.kron(np.eye(4), np.ones(3) / 3)
+    for sizes, ratio in ((covariance, RATIO), (average @ covariance @ average.T, 3 * RATIO)):
+        J = len(sizes)
+        expected_sample_variance = np.trace(sizes) / J - sizes.mean()
+        expected_sample_variance *= J / (J - 1)
+        assert expected_sample_variance * (1 / J + ratio) == pytest.approx(covariance.mean())
 
 
 @pytest.mark.parametrize(("n_sources", "covers"), [(12, True), (4, True), (1, False)])
