@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from qtl_utils.doctor import FEW, Finding, Patient, check, explain, fail, listed, norm, ok, skipped, warn
+from qtl_utils.pieces import Pieces
 from qtl_utils.probe import CUTS, SQUASHES, Site, observe
 from qtl_utils.program import expand
 
@@ -412,9 +413,11 @@ def _largest(gradient: torch.Tensor, n: int = 4) -> torch.Tensor:
 
 
 def _differences(p: Patient, chosen: dict, images, labels, h: float) -> dict[str, torch.Tensor]:
-    """Central differences of the loss by some elements of some parameters."""
+    """Central differences of the loss by some elements of some parameters, within the smooth piece the model is on."""
     parameters, found = dict(p.model.named_parameters()), {}
     with torch.no_grad():
+        with Pieces() as here:
+            p.loss(p.model(images), labels)
         for name, index in chosen.items():
             tensor, values = parameters[name].data, []
             for i in index:
@@ -422,7 +425,8 @@ def _differences(p: Patient, chosen: dict, images, labels, h: float) -> dict[str
                 kept = tensor[at].item()
                 for shift in (h, -h):
                     tensor[at] = kept + shift
-                    losses.append(p.loss(p.model(images), labels).item())
+                    with Pieces(here.found):
+                        losses.append(p.loss(p.model(images), labels).item())
                 tensor[at] = kept
                 values.append((losses[0] - losses[1]) / (2 * h))
             found[name] = torch.tensor(values, dtype=torch.float64)
