@@ -30,6 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):  # names may hold what a terminal cannot show
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    logging.raiseExceptions = False  # on a full disk, Snakemake cannot write its log either
     try:
         options = _parser().parse_args(arguments)
         return options.command(options)

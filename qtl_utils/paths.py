@@ -176,13 +176,18 @@ def likeness(folder: str | Path, view: str | Path) -> None:
         target = Path(view) / Path(place).relative_to(folder)
         target.mkdir(parents=True, exist_ok=True)
         for name in files:
-            source, state = Path(place) / name, (Path(place) / name).stat()
-            if state.st_size <= SMALL:
-                shutil.copyfile(source, target / name)
-            else:
-                (target / name).touch()
-                os.truncate(target / name, state.st_size)
-            os.utime(target / name, ns=(state.st_atime_ns, state.st_mtime_ns))
+            with contextlib.suppress(FileNotFoundError):  # a part, of a run that goes on
+                _outline(Path(place) / name, target / name)
+
+
+def _outline(source: Path, target: Path) -> None:
+    state = source.stat()
+    if state.st_size <= SMALL:
+        shutil.copyfile(source, target)
+    else:
+        target.touch()
+        os.truncate(target, state.st_size)
+    os.utime(target, ns=(state.st_atime_ns, state.st_mtime_ns))
 
 
 @contextlib.contextmanager
@@ -197,5 +202,9 @@ def lock(path: str | Path) -> Iterator[None]:
 
 def trouble(error: OSError) -> str:
     """One sentence for an error of the system: which file, what is the matter, and how to mend it."""
-    matter = MENDS.get(error.errno, error.strerror or str(error) or type(error).__name__)
-    return f"{error.filename}: {matter}" if error.filename is not None else matter
+    number, file = error.errno, error.filename
+    if isinstance(error, shutil.Error) and isinstance(error.args[0], list):  # of copying many files; the first will do
+        _, file, why = error.args[0][0]
+        number = int(found[1]) if (found := re.search(r"Errno (\d+)", str(why))) else None
+    matter = MENDS.get(number, error.strerror or " ".join(str(error).split())[:300] or type(error).__name__)
+    return f"{file}: {matter}" if file is not None else matter
