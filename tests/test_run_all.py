@@ -17,7 +17,9 @@ import pytest
 import yaml
 from toy_project import run_all, toy_project
 
+from qtl_utils.config import load_study
 from qtl_utils.paths import PROJECT
+from qtl_utils.steps import steps_of
 
 TOY = """
 datasets: {digits: {dataset: digits}}
@@ -316,7 +318,7 @@ def real_project(folder):
 
 def test_smoke_runs_from_one_command_to_its_report(tmp_path):
     project = real_project(tmp_path / "a real copy")
-    assert len(ran(run_all(project, "smoke"))) == 13
+    assert sorted(ran(run_all(project, "smoke"))) == sorted(step.name for step in steps_of(load_study("smoke")))
     assert ran(run_all(project, "smoke")) == []
     answer = json.loads((project / "results" / "smoke" / "tables" / "answer.json").read_text())
     assert answer["question"] in (project / "results" / "smoke" / "report" / "index.html").read_text()

@@ -1,0 +1,46 @@
+"""The steps of a study: every notebook has one, they wait for each other rightly, and their claims have names."""
+
+import re
+
+import pytest
+
+from qtl_utils.config import load_study
+from qtl_utils.paths import PROJECT
+from qtl_utils.steps import steps_of
+
+STUDIES = sorted(path.stem for path in (PROJECT / "studies").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_a_step_waits_only_for_steps_of_its_study(study):
+    steps = steps_of(load_study(study))
+    names = [step.name for step in steps]
+    assert len(set(names)) == len(names)
+    for number, step in enumerate(steps):
+        assert {*step.needs, *step.after} <= set(names[:number]) | {n for n in names if n.startswith("08")}
+
+
+def test_the_smoke_study_runs_every_notebook():
+    used = {step.notebook for step in steps_of(load_study("smoke"))}
+    assert used == {path.stem for path in (PROJECT / "notebooks").glob("*.ipynb")}
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_claims_are_saved_where_the_step_looks_for_them(study):
+    """The name is made of the parameters in the notebook, and of the step's name here."""
+    for step in steps_of(load_study(study)):
+        source = (PROJECT / "notebooks" / f"{step.notebook}.ipynb").read_text(encoding="utf-8")
+        for f, name in re.findall(r'Claims\((f?)\\"([^"]+)\\"\)', source):
+            made = name.format(**step.parameters) if f else name
+            assert made == step.claims.stem
+
+
+def test_a_section_that_is_null_leaves_its_notebook_out():
+    steps = steps_of(load_study("smoke", {"gradients": None, "troubleshooting": None}))
+    assert not [step for step in steps if step.notebook.startswith(("03", "05"))]
+
+
+def test_a_data_set_that_nothing_reads_is_not_prepared():
+    study = load_study("smoke", {"runs.B.dataset": "digits"})
+    unused = study.model_copy(update={"datasets": study.datasets | {"spare": study.datasets["digits"]}})
+    assert not [step for step in steps_of(unused) if step.name.startswith("spare/")]
