@@ -211,6 +211,29 @@ _NOTE = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "fonts
 
 
 @_styled
+def family(comparisons: pd.DataFrame) -> Figure:
+    """A minus each of the pre-specified others, a line per group: points of test accuracy, intervals over splits.
+
+    The shaded zone is the +-2 points inside which two variants count as equivalent.
+    """
+    rows = comparisons[comparisons["family"] & comparisons["value"].notna()]
+    parts = groups(rows)
+    figure, (axes,) = _grid(1, 1, 1.0 + 0.5 * len(parts))
+    _rows(axes, [label(key) for key, _ in parts])
+    axes.axvspan(-100 * stats.BOUND, 100 * stats.BOUND, color=SKY, alpha=0.25, lw=0)
+    axes.axvline(0, color="black", lw=1)
+    for number, (_, part) in enumerate(parts):
+        for _, row in part.iterrows():
+            y = number + 0.18 * (stats.FAMILY.index(row["b"]) - (len(stats.FAMILY) - 1) / 2)
+            axes.errorbar(100 * row["value"], y, xerr=100 * _errors(row, "value"), capsize=2, ms=5, **look(row["b"]))
+    axes.set_xlabel("A minus the other, points of test accuracy after the last epoch")
+    shown = [b for b in stats.FAMILY if b in set(rows["b"])]
+    handles = [Line2D([], [], ls="", **look(b)) for b in shown]
+    _legend(figure, [*handles, Patch(color=SKY, alpha=0.25)], [*[f"A − {b}" for b in shown], "within 2 points"])
+    return figure
+
+
+@_styled
 def learning_curves(history: pd.DataFrame, metric: str) -> Figure:
     """One group's "loss" or "accuracy" per epoch and variant: median over seeds, band of their middle 80 %.
 

@@ -100,19 +100,25 @@ def tuning(tables: Tables) -> pd.DataFrame:
 
 
 def headline(accuracy: pd.DataFrame) -> pd.DataFrame:
-    """The accuracy table for the report's first page: a row per variant, mean and interval of each group as text.
+    """The accuracies for the report's first page: a row per group, mean and interval of C, A, B and A-joint as text.
 
     2-D data sets, which have tables of their own, are left out beside images.
     """
     rows = accuracy[accuracy["n"] > 0]
     flat = rows["backbone"] == NO_BACKBONE
     rows = rows if flat.all() else rows[~flat]
+    cells = [variant for variant in stats.CELLS.values() if variant in set(rows["variant"])]
+    rows = rows[rows["variant"].isin(cells or rows["variant"])]
     ends = _joined(rows["low"], rows["high"], " [{:.3f}, {:.3f}]")
     text = [f"{mean:.3f}{end.strip('–')}" for mean, end in zip(rows["accuracy"], ends, strict=True)]
-    columns = [title(key) for key in rows[GROUP].itertuples(index=False, name=None)]
-    frame = pd.DataFrame({"variant": rows["variant"], "group": columns, "text": text})
-    wide = frame.pivot(index="variant", columns="group", values="text").fillna("")
-    return wide.loc[in_order(frame["variant"]), list(dict.fromkeys(columns))].reset_index().rename_axis(columns=None)
+    names = [title(key) for key in rows[GROUP].itertuples(index=False, name=None)]
+    frame = pd.DataFrame({"test accuracy": names, "variant": rows["variant"], "text": text})
+    wide = frame.pivot(index="test accuracy", columns="variant", values="text").fillna("not run")
+    return (
+        wide.loc[list(dict.fromkeys(names)), cells or in_order(frame["variant"])]
+        .reset_index()
+        .rename_axis(columns=None)
+    )
 
 
 def every(tables: Tables) -> dict[str, pd.DataFrame]:

@@ -125,6 +125,15 @@ def test_differences_fill_only_the_family(one):
     assert ax.get_yticklabels()[0].get_text() == "A − C" and ax.yaxis_inverted()
 
 
+def test_the_family_has_a_line_per_group_and_a_dot_per_comparison(study):
+    comparisons = tables.comparisons(study)
+    ax = plots.family(comparisons).axes[0]
+    ran = comparisons[comparisons["family"] & comparisons["value"].notna()]
+    assert len(ax.get_yticklabels()) == ran.groupby(runs.GROUP).ngroups
+    drawn = sorted(x for line in ax.lines if line.get_marker() not in ("None", "|", "_", "") for x in line.get_xdata())
+    assert np.allclose(drawn, sorted(100 * ran["value"]))
+
+
 def test_confusion_rows_are_percent_of_the_true_class(one):
     ax = plots.confusion(one["predictions"]).axes[0]
     shown = np.asarray(ax.collections[0].get_array()).reshape(3, 3)
