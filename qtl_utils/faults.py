@@ -350,7 +350,7 @@ def precision(broken):
 
 @fault(16, "few_shots", "shot noise drowns the gradient", "shot_noise", "simulators")
 def few_shots(broken):
-    circuit = node(method="parameter-shift", shots=4 if broken else 2_000)
+    circuit = node(method="parameter-shift", shots=2 if broken else 20_000)
     return case(dressed(Circuit(qml.transforms.broadcast_expand(circuit), shape=(1, N_QUBITS))))
 
 

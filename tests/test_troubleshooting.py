@@ -1,13 +1,16 @@
 """What mending a fault gains: measures with known values, honest readings, and the figure of the doctor's trial."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
 import torch
 
-from qtl_utils import diagnostic_plots, faults, troubleshooting
+from qtl_utils import checks_circuit, diagnostic_plots, doctor, faults, troubleshooting
 from qtl_utils.backbones import load_backbone
+from qtl_utils.claims import Claims
 from qtl_utils.config import TrainConfig
 from qtl_utils.data import Dataset, make_splits
 from qtl_utils.doctor import diagnose
@@ -67,7 +70,7 @@ def test_the_model_of_2019_is_diagnosed_in_one_call():
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 255, (16, 3, 32, 32), generator=generator, dtype=torch.uint8)
     found = diagnose(**faults.as_published(backbone, pixels, torch.arange(16) % 2, epochs=3))
-    assert set(found.failed) >= {"dead_angles", "frozen_buffers", "per_sample_loop", "travel"}
+    assert set(found.failed) >= {"dead_angles", "frozen_buffers", "per_sample_loop", "travel", "selection"}
     assert "36 of 60" in next(f.evidence for f in found if f.check == "dead_angles")
     assert not backbone.network.training and backbone.frozen  # a copy was trained
 
@@ -109,3 +112,32 @@ def test_a_ward_remembers_what_it_treated():
     assert treatment.found.cause in treatment._repr_html_()
     assert list(ward.findings()["fault"]) == ["double_softmax"] and len(ward.gains()) == 2
     assert isinstance(ward.gains(), pd.DataFrame)
+
+
+def test_a_ward_claims_that_faults_are_found_alone_and_mended():
+    ward, claims = Ward(), Claims("05_a")
+    ward.expect(claims)
+    assert claims.frame()["confirmed"].all() and claims.frame().loc[0, "found"] == "0 of 0"
+    good = ward.treat("double_softmax")
+    ward.treated["wrong"] = replace(good, fault=replace(good.fault, check="travel"), after=good.before)
+    claims = Claims("05_b")
+    ward.expect(claims)
+    assert claims.frame()["confirmed"].tolist() == [False] * 3
+    assert claims.frame()["found"].tolist() == ["1 of 2", "alarms: probabilities in 'wrong'", "1 of 2"]
+
+
+def test_no_machine_is_too_slow_to_be_treated(monkeypatch):
+    clock = iter(range(0, 10**9, 10**4))
+    monkeypatch.setattr(doctor.time, "perf_counter", lambda: float(next(clock)))
+    treatment = troubleshooting.treat("dead_angles")
+    assert treatment.before.failed == ["dead_angles"] and treatment.mended.verdict == "ok"
+    assert not [f for f in treatment.before if "budget" in f.evidence]
+
+
+@pytest.mark.slow
+def test_a_slow_method_is_found_by_its_executions_on_a_busy_machine(monkeypatch):
+    seconds = iter(np.random.default_rng(0).exponential(size=10**4).cumsum())
+    monkeypatch.setattr(checks_circuit.time, "perf_counter", lambda: next(seconds))
+    treatment = troubleshooting.treat("slow_method")
+    assert treatment.before.failed == ["time"] and "executions" in treatment.found.evidence
+    assert treatment.mended.verdict == "ok"
