@@ -17,6 +17,7 @@ from qtl_utils.paths import PROJECT, atomic
 from qtl_utils.verify import ROUNDING, Verdict, verify
 
 HERE = "this processor"
+ENDED = (0, 1)  # exit codes of studies that ended with a report: done, and some notebook failed
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,8 @@ def compare_cases(
     The table is also written to `root`/STUDY.csv. Raises ValueError where the study leaves no tables here.
     """
     code, reference = run_case(study, HERE, root, cores)
-    if not (reference / "tables").is_dir():
-        raise ValueError(f"'{study}' left no tables on this processor (exit code {code}); run it by itself first")
+    if code not in ENDED or not (reference / "tables").is_dir():
+        raise ValueError(f"'{study}' did not end on this processor (exit code {code}); run it by itself first")
     rows, well, details = [], code == 0, []
     for name in [n for n in names if n != HERE]:
         code, folder = run_case(study, name, root, cores)
@@ -104,7 +105,11 @@ def compare_cases(
     frame = pd.DataFrame(rows)
     with atomic(root / f"{reference.name}.csv") as part:
         frame.to_csv(part, index=False)
-    header = [list(frame.columns), ["---"] * len(frame.columns), *frame.to_numpy().tolist()]
-    table = "\n".join(f"| {' | '.join(cells)} |" for cells in header)
-    note = f"\nFrozen heads agree where they differ by {ROUNDING:g} at most."
-    return "\n\n".join(details) + f"\n\n{table}\n{note}", well
+    note = f"Frozen heads agree where they differ by {ROUNDING:g} at most."
+    return "\n\n".join([*details, markdown(frame), note]), well
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    """The table of cases for the README."""
+    rows = [list(frame.columns), ["---"] * len(frame.columns), *frame.astype(str).to_numpy().tolist()]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)

@@ -66,6 +66,12 @@ def test_every_case_is_run_and_compared(tmp_path, monkeypatch):
     assert len(pd.read_csv(tmp_path / "smoke.csv")) == len(CASES) - 1
 
 
+def test_a_study_that_does_not_run_here_is_not_compared(tmp_path, monkeypatch):
+    monkeypatch.setattr(portability, "run_case", lambda *_: (75, tmp_path))
+    with pytest.raises(ValueError, match="did not end on this processor"):
+        compare_cases("smoke", tmp_path)
+
+
 def test_a_study_seed_moves_every_sample_and_leaves_the_published_runs():
     first, other = load_study("default"), load_study("default", {"seed": 7})
     for dataset in first.datasets:

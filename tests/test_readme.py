@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from qtl_utils import attribution, circuits, heads
+from qtl_utils import attribution, circuits, heads, portability
 from qtl_utils.config import load_study
 from qtl_utils.faults import FAULTS, HEALTHY
 from qtl_utils.heads import HeadSettings, count_parameters, make_head
@@ -79,6 +79,11 @@ def test_the_benchmarks_are_those_of_the_reference_results(module, table, monkey
     monkeypatch.syspath_prepend(str(PROJECT / "benchmarks"))
     frame = pd.read_csv(PROJECT / "results" / "reference" / "benchmarks" / f"{table}.csv")
     assert importlib.import_module(module).markdown(frame) in TEXT
+
+
+def test_the_processors_are_those_of_the_reference_results():
+    frame = pd.read_csv(PROJECT / "results" / "reference" / "portability" / "default.csv", dtype=str)
+    assert len(frame) >= 2 and portability.markdown(frame) in TEXT
 
 
 def test_the_advice_on_methods_is_that_of_the_reference_results():
