@@ -271,14 +271,14 @@ def _make_model(target: str) -> tuple:
 def _check(study: StudyConfig, file: Path, seal: Path) -> None:
     """Everything that can be wrong with a study before something is computed; skipped where `seal` fits."""
     from qtl_utils.notebook import check_parameters
-    from qtl_utils.refusals import refusals
+    from qtl_utils.refusals import refusal
 
     for step in steps_of(study):
         check_parameters(_source(step), step.parameters)
     if seal.is_file() and seal.read_bytes() == _state(study).encode():
         return
     check_names(study, file, _registries())
-    for sentence in refusals(study):
+    if sentence := refusal(study):
         raise StudyError(f"{file}: {sentence}")
 
 

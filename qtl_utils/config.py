@@ -616,8 +616,8 @@ def find_study(file: str | Path) -> Path:
     known = {path.stem: path for path in sorted((PROJECT / "studies").glob("*.yaml"))}
     if str(file) in known:
         return known[str(file)]
-    path = user_path(file)
     try:
+        path = user_path(file)
         exists = path.is_file()
     except OSError:  # a name that is too long for a file
         exists = False

@@ -33,10 +33,9 @@ KINDS = {float: "a number", int: "a whole number", str: "some text"}
 Rule = Callable[[StudyConfig], Iterator[str]]
 
 
-def refusals(study: StudyConfig) -> Iterator[str]:
-    """Sentences on what `study` asks for and cannot have, the first of which is meant for the user."""
-    for rule in RULES:
-        yield from rule(study)
+def refusal(study: StudyConfig) -> str:
+    """The first sentence on what `study` asks for and cannot have; '' where there is none."""
+    return next((sentence for rule in RULES for sentence in rule(study)), "")
 
 
 # ---- what belongs together in a study
@@ -350,7 +349,7 @@ def simulators(study: StudyConfig) -> Iterator[str]:
         return
     base = given.scaling_base
     if set(base) != {"qubits", "depth", "batch"} or not 1 <= min(base.values()) <= max(base.values()) <= 30:
-        yield f"simulators.scaling_base: expected qubits, depth and batch from 1 to 30, got {json.dumps(base)}"
+        yield f"simulators.scaling_base: expected qubits, depth and batch, each from 1 to 30; got {json.dumps(base)}"
     for model in given.networks:
         if model == NO_BACKBONE:
             yield "simulators.networks: 'none' is no network; leave it out"
