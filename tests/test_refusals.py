@@ -86,7 +86,7 @@ def test_points_need_no_network_and_cannot_train_one(tmp_path):
     study = {"datasets.digits": POINTS, "backbones.vit": NONE}
     assert refusal(study_with(study, tmp_path)) == ""
     first = refusal(study_with(study | {"runs.heads.variants": ["B"]}, tmp_path))
-    assert first.startswith("runs.heads.variants: B trains a backbone on images, and 'digits' has points")
+    assert first.startswith("runs.heads.variants: B trains a backbone, and 'digits' has points")
 
 
 def test_weights_of_another_network_are_refused(tmp_path):
