@@ -261,6 +261,7 @@ class TroubleshootingConfig(Section):
 
     dataset: Name | None = None  # of the study; left out: that of the first run with images and a ResNet
     backbone: Name | None = None
+    first_seed: int = Field(0, ge=0)
     seeds: int = Field(5, ge=2)  # of every comparison of a broken with a mended model
     steps: int = Field(30, ge=3)  # of training in these comparisons
     published_images: int = Field(80, ge=16)  # for the model of 2019
@@ -273,10 +274,10 @@ class TroubleshootingConfig(Section):
 
 
 TROUBLESHOOTING = {  # theme -> the fields that its notebook is told
-    "gradients": ("dataset", "backbone", "seeds", "steps", "published_images", "published_epochs"),
-    "simulators": ("seeds", "steps"),
-    "optimisation": ("seeds", "steps"),
-    "evaluation": ("dataset", "backbone", "head_seeds", "epochs", "batch_size", "lr", "confusion"),
+    "gradients": ("dataset", "backbone", "first_seed", "seeds", "steps", "published_images", "published_epochs"),
+    "simulators": ("first_seed", "seeds", "steps"),
+    "optimisation": ("first_seed", "seeds", "steps"),
+    "evaluation": ("dataset", "backbone", "first_seed", "head_seeds", "epochs", "batch_size", "lr", "confusion"),
 }
 
 
@@ -522,6 +523,7 @@ class StudyConfig(Section):
         """What the notebook 05_troubleshooting_<theme> is told; one that lacks images or a ResNet is lent them."""
         given = self.troubleshooting
         told = {name: getattr(given, name) for name in TROUBLESHOOTING[theme]} | {"threads": self.threads}
+        told["first_seed"] += self.seed
         if "dataset" not in told:
             return told
         runs = self._with_images()

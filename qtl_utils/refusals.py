@@ -22,12 +22,11 @@ from qtl_utils.circuits import ANSATZE
 from qtl_utils.config import BackboneConfig, DataConfig, RunConfig, StudyConfig, TrainConfig, unknown_name
 from qtl_utils.data import DATASETS, make_splits
 from qtl_utils.environment import find_device
-from qtl_utils.experiment import TUNED
+from qtl_utils.experiment import SOURCE_BATCH, TUNED
 from qtl_utils.heads import VARIANTS, HeadSettings
 from qtl_utils.sketches import cannot_take, kind_of, one_line, sketch
 
 SIZES = (32, 64, 96, 128, 224, 299)  # pixels: what is offered where a network cannot take the size that was asked for
-SOURCE_BATCH = 32  # images in a batch of a source training
 ELSEWHERE = {"data_dir", "cache_dir"}  # arguments of data sets that are no options: data_dir is a key of its own
 KINDS = {float: "a number", int: "a whole number", str: "some text"}
 Rule = Callable[[StudyConfig], Iterator[str]]

@@ -245,17 +245,17 @@ MEASURES: dict[str, tuple[Measure, ...]] = {
 }
 
 
-def gained(name: str, seeds: int = 5, steps: int = 30) -> list[dict[str, object]]:
+def gained(name: str, seeds: int = 5, steps: int = 30, first_seed: int = 0) -> list[dict[str, object]]:
     """What mending the fault `name` changes, over `seeds` that share neither weights nor data: a row per measure.
 
     `change` is mended minus broken, or for ratios broken over mended, with a 95 % t interval over seeds (of the
     logarithm, for ratios).
     """
-    rows = []
+    rows, numbers = [], range(first_seed, first_seed + seeds)
     for measure in MEASURES[name]:
         with kept_random(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = [[measure.function(FAULTS[name], b, s, steps) for b in (True, False)] for s in range(seeds)]
+            found = [[measure.function(FAULTS[name], b, s, steps) for b in (True, False)] for s in numbers]
         broken, mended = np.array(found).T
         row = {"fault": name, "quantity": measure.quantity, "broken": broken.mean(), "mended": mended.mean()}
         rows.append(row | change(np.log(broken / mended) if measure.ratio else mended - broken, measure.ratio))
@@ -288,8 +288,8 @@ def change(values: np.ndarray, ratio: bool = False) -> dict[str, object]:
 class Ward:
     """Treats one fault after the other in a notebook and keeps what was found for its tables."""
 
-    def __init__(self, seeds: int = 5, steps: int = 30):
-        self.seeds, self.steps = seeds, steps
+    def __init__(self, seeds: int = 5, steps: int = 30, first_seed: int = 0):
+        self.seeds, self.steps, self.first_seed = seeds, steps, first_seed
         self.treated: dict[str, Treatment] = {}
         self.rows: list[dict[str, object]] = []
 
@@ -302,7 +302,7 @@ class Ward:
         """What mending these faults changes, as sentences."""
         from IPython.display import Markdown
 
-        found = [row for name in names for row in gained(name, self.seeds, self.steps)]
+        found = [row for name in names for row in gained(name, self.seeds, self.steps, self.first_seed)]
         self.rows += found
         return Markdown("\n".join(f"- {sentence(row)}" for row in found))
 
@@ -342,7 +342,8 @@ def gains_table(rows: Sequence[dict[str, object]]) -> pd.DataFrame:
 
 
 def _fit(inputs: Inputs, config: TrainConfig, seeds: int, variant: str = "A") -> Fit:
-    replicas = make_replicas(range(seeds), inputs.splits.n_splits, candidates(variant, config)[:1])
+    numbers = range(config.first_seed, config.first_seed + seeds)
+    replicas = make_replicas(numbers, inputs.splits.n_splits, candidates(variant, config)[:1])
     return fit_frozen(variant, inputs, config, replicas, torch.device("cpu"))
 
 

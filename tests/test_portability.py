@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from qtl_utils import portability
-from qtl_utils.config import load_study
+from qtl_utils.config import TROUBLESHOOTING, load_study
 from qtl_utils.portability import CASES, HERE, agrees, compare_cases, row
 from qtl_utils.verify import Verdict
 
@@ -78,4 +78,9 @@ def test_a_study_seed_moves_every_sample_and_leaves_the_published_runs():
         before, after = first.dataset_parameters(dataset), other.dataset_parameters(dataset)
         assert after["data"]["split_seed"] == before["data"]["split_seed"] + 7
     assert other.gradient_parameters()["seed"] == first.gradient_parameters()["seed"] + 7
+    for theme in TROUBLESHOOTING:
+        assert other.troubleshooting_parameters(theme)["first_seed"] == 7
+    for run, settings in first.runs.items():
+        moved = other.run_parameters(run)["first_seed"] - settings.first_seed
+        assert moved == (0 if settings.start == "published-2d" else 7)
     assert other.attribution_parameters()["seed"] == first.attribution_parameters()["seed"] + 7
