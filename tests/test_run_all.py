@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import nbformat
 import pandas as pd
@@ -165,10 +164,8 @@ def test_set_up_without_a_network_is_one_sentence_and_is_done_again(tmp_path):
 # ---- what it computes
 
 
-def test_a_second_run_computes_nothing_and_is_quick(toy):
-    start = time.monotonic()
+def test_a_second_run_computes_nothing(toy):
     assert ran(run_all(toy, "toy")) == []
-    assert time.monotonic() - start < 6
 
 
 def test_every_study_leaves_what_the_formats_promise(finished):
