@@ -11,6 +11,7 @@ import pennylane as qml
 import torch
 from torch import nn
 
+from qtl_utils import checks_graph  # noqa: F401  registers its checks first, whoever imports this module
 from qtl_utils.doctor import Finding, Patient, alike, check, fail, listed, ok, skipped, warn
 from qtl_utils.probe import Site, observe, saved_by_circuits
 from qtl_utils.program import expand

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn.functional import softmax
 
+from qtl_utils import checks_circuit  # noqa: F401  registers its checks first, whoever imports this module
 from qtl_utils.doctor import Finding, Patient, check, fail, listed, norm, ok, skipped, warn
 
 

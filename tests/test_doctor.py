@@ -1,6 +1,8 @@
 """The doctor: every fault is found by its check and by no other, healthy models raise no alarm, nothing is changed."""
 
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -238,6 +240,17 @@ def test_a_sampling_device_draws_the_same_after_a_diagnosis():
     before = generator.bit_generator.state
     diagnose(model, points(), checks=["forward", "shot_noise"])
     assert generator.bit_generator.state == before
+
+
+def test_checks_stand_in_their_order_whichever_module_is_imported_first():
+    order = "from qtl_utils import checks_{}; from qtl_utils.doctor import CHECKS; print(*CHECKS)"
+    said = [
+        subprocess.run([sys.executable, "-c", order.format(name)], capture_output=True, text=True, check=True).stdout
+        for name in ("circuit", "training")
+    ]
+    circuit, training = (text.split() for text in said)
+    assert training[: len(circuit)] == circuit
+    assert circuit.index("gradient_correct") < circuit.index("time")
 
 
 def test_what_does_not_fit_the_budget_is_skipped_and_says_so():
