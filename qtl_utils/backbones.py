@@ -214,10 +214,10 @@ def imagenet_state(
 def compute_features(backbone: Backbone, pixels: np.ndarray) -> torch.Tensor:
     """Features (N, n_features), float32, of pixels (N, 3, S, S), uint8; the backbone is left as it was.
 
-    On a CPU they are computed in float64 and rounded, so that processors that sum in another order agree.
+    They are computed in float64 where the device has it, and rounded: processors that sum in another order agree.
     """
     mode, dtype, device = backbone.training, backbone.mean.dtype, backbone.mean.device
-    backbone.eval().to(torch.float64 if device.type == "cpu" else dtype)
+    backbone.eval().to(dtype if device.type == "mps" else torch.float64)
     batches = torch.from_numpy(pixels).split(FEATURE_BATCH)
     features = torch.cat([backbone(batch.to(device)).float().cpu() for batch in batches])
     nn.Module.train(backbone.to(dtype), mode)
