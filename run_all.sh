@@ -50,7 +50,7 @@ find_python() { # sets PYTHON to an interpreter that is new enough
 }
 
 has_packages() { # whether the interpreter $1 has everything that pyproject.toml names
-  [ -x "$1" ] && "$1" -P -c 'import sys; from qtl_utils.environment import missing; sys.exit(bool(missing()))' 2>/dev/null
+  [ -x "$1" ] && "$1" -P -c 'import sys; from qtl_utils.study.environment import missing; sys.exit(bool(missing()))' 2>/dev/null
 }
 
 make_venv() { # an empty .venv with pip, also where Debian's python3-venv (ensurepip) is missing

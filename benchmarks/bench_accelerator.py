@@ -20,7 +20,7 @@ def simulator_calls(device):
     """Forward and backward of the circuit of 2019: (name, qubits, batch, seeds, size) -> steps by place."""
     import torch
 
-    from qtl_utils.quantum_layer import QuantumLayer
+    from qtl_utils.circuits.layer import QuantumLayer
 
     for n_qubits in (4, 8, 12, 16):
         for batch in (32, 512, 8192):
@@ -44,10 +44,10 @@ def head_trainings(device):
     import numpy as np
     import torch
 
-    from qtl_utils.config import TrainConfig
-    from qtl_utils.heads import HeadSettings, make_head
-    from qtl_utils.splits import Splits
-    from qtl_utils.train import Rates, fit_heads, make_replicas
+    from qtl_utils.data.splits import Splits
+    from qtl_utils.models.heads import HeadSettings, make_head
+    from qtl_utils.study.config import TrainConfig
+    from qtl_utils.training.train import Rates, fit_heads, make_replicas
 
     draw = np.random.default_rng(0)
     features, labels = torch.tensor(draw.normal(size=(300, 512)), dtype=torch.float32), draw.integers(0, 2, 300)
@@ -76,10 +76,10 @@ def network_epochs(device):
     """An epoch of variants B and A-joint on 128 random images of two classes."""
     import torch
 
-    from qtl_utils import backbones
-    from qtl_utils.config import TrainConfig
-    from qtl_utils.heads import HeadSettings, make_head
-    from qtl_utils.train import Network, Rates, network_optimizer, train_epoch
+    from qtl_utils.models import backbones
+    from qtl_utils.models.heads import HeadSettings, make_head
+    from qtl_utils.study.config import TrainConfig
+    from qtl_utils.training.train import Network, Rates, network_optimizer, train_epoch
 
     for size in (32, 224):
         for head in ("C", "A"):
@@ -108,7 +108,7 @@ def main():
     timing.pin_threads(options.threads)
     import pandas as pd
 
-    from qtl_utils.environment import find_device, set_threads
+    from qtl_utils.study.environment import find_device, set_threads
 
     set_threads(options.threads)
     device = find_device("auto")

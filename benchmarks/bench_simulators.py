@@ -56,13 +56,13 @@ def torch_step(run, n, batch):
 
 
 def circuit(n):
-    from qtl_utils.circuits import make_circuit
+    from qtl_utils.circuits.ansatze import make_circuit
 
     return make_circuit("mari2019", "tanh", n)
 
 
 def ours(n, batch, executor="auto"):
-    from qtl_utils.statevector import Statevector
+    from qtl_utils.circuits.statevector import Statevector
 
     return torch_step(Statevector(circuit(n), n, (DEPTH, n), executor=executor), n, batch)
 
@@ -252,7 +252,7 @@ def measure_memory(name, n, batch):
     """Builds the step small first, so that imports and compilers are there, then prints what the step adds."""
     import psutil
 
-    from qtl_utils.environment import PeakMemory
+    from qtl_utils.study.environment import PeakMemory
 
     METHODS[name][0](2, 2)()
     before = psutil.Process().memory_info().rss
@@ -266,7 +266,8 @@ def first_call(tmp):
     import os
 
     code = (
-        "import sys, time; sys.path.insert(0, sys.argv[1]); import bench_simulators as b; import qtl_utils.kernels\n"
+        "import sys, time; sys.path.insert(0, sys.argv[1]); import bench_simulators as b\n"
+        "import qtl_utils.circuits.kernels\n"
         "s = b.ours(4, 4); t = time.perf_counter(); s(); print(time.perf_counter() - t)"
     )
     command = [sys.executable, "-c", code, str(timing.PROJECT / "benchmarks")]
@@ -298,8 +299,8 @@ def profile(n, batch, repeats):
     """Where our step's seconds go: autograd itself, the kernels, and what Python adds around them."""
     import torch
 
-    from qtl_utils import kernels
-    from qtl_utils.program import compile_circuit
+    from qtl_utils.circuits import kernels
+    from qtl_utils.circuits.program import compile_circuit
 
     schedule = compile_circuit(circuit(n), n, (DEPTH, n)).schedule  # kept: the kernels read its arrays
     plan = schedule.plans[torch.float32]
@@ -383,7 +384,7 @@ def draw(frame):
     """Milliseconds against qubits, a panel a batch size, both axes logarithmic in the number of amplitudes."""
     import matplotlib as mpl
 
-    from qtl_utils import plots
+    from qtl_utils.results import plots
 
     looks = dict(zip(METHODS, plots.LOOKS.values(), strict=False))
     with mpl.rc_context(plots.STYLE):
@@ -407,8 +408,8 @@ def draw(frame):
 def report(options):
     import pandas as pd
 
-    from qtl_utils import plots
-    from qtl_utils.environment import describe
+    from qtl_utils.results import plots
+    from qtl_utils.study.environment import describe
 
     rates = machine_rates()
     print(

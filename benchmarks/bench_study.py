@@ -72,8 +72,8 @@ def inputs_of(options, folder):
     """The study's inputs, and a function that runs the images of some samples through the backbone."""
     import torch
 
-    from qtl_utils.config import BackboneConfig, DataConfig
-    from qtl_utils.experiment import open_backbone, open_inputs
+    from qtl_utils.study.config import BackboneConfig, DataConfig
+    from qtl_utils.training.experiment import open_backbone, open_inputs
 
     if options.data_dir:
         data = DataConfig(dataset="hymenoptera", data_dir=options.data_dir, image_size=224, protocol="as_published")
@@ -95,9 +95,9 @@ def heads(inputs, seeds, epochs, backend):
     """A function that trains `seeds` seeds of head A for `epochs` epochs, optimiser and validation included."""
     import torch
 
-    from qtl_utils.config import TrainConfig
-    from qtl_utils.experiment import candidates, fit_frozen
-    from qtl_utils.train import make_replicas
+    from qtl_utils.study.config import TrainConfig
+    from qtl_utils.training.experiment import candidates, fit_frozen
+    from qtl_utils.training.train import make_replicas
 
     config = TrainConfig(seeds=seeds, epochs=epochs, backend=backend)
     replicas = make_replicas(range(seeds), inputs.splits.n_splits, candidates("A", config))

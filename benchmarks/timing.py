@@ -12,7 +12,7 @@ sys.path.insert(0, str(PROJECT))
 
 def pin_threads(threads: int) -> None:
     """Before torch, NumPy and JAX are loaded: every library uses `threads` cores."""
-    from qtl_utils.environment import THREAD_VARIABLES
+    from qtl_utils.study.environment import THREAD_VARIABLES
 
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
     os.environ["XLA_FLAGS"] = f"--xla_cpu_multi_thread_eigen={'true' if threads > 1 else 'false'}"

@@ -15,11 +15,19 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from qtl_utils import paths
-from qtl_utils.config import StudyConfig, StudyError, check_names, find_study, load_study, parse_overrides, unknown_name
-from qtl_utils.environment import available_cores
-from qtl_utils.notebook import failure_of, keep_failed
-from qtl_utils.steps import Step, steps_of
+from qtl_utils.study import paths
+from qtl_utils.study.config import (
+    StudyConfig,
+    StudyError,
+    check_names,
+    find_study,
+    load_study,
+    parse_overrides,
+    unknown_name,
+)
+from qtl_utils.study.environment import available_cores
+from qtl_utils.study.notebook import failure_of, keep_failed
+from qtl_utils.study.steps import Step, steps_of
 
 USER_ERROR, FAILED, BUSY, INTERRUPTED = 2, 1, 75, 130
 OF_JOBS = ("CalledProcessError", "At least one job", "Exiting because a job")  # what Snakemake adds to a failed job
@@ -146,8 +154,8 @@ def _interrupts() -> Iterator[list[int]]:
 
 def report(options: argparse.Namespace) -> int:
     """Rebuilds the report of a study from what its folder holds."""
-    from qtl_utils.notebook import stop_with_parent
-    from qtl_utils.report import build_report
+    from qtl_utils.results.report import build_report
+    from qtl_utils.study.notebook import stop_with_parent
 
     if options.folder:
         stop_with_parent()
@@ -167,7 +175,7 @@ def execute(options: argparse.Namespace) -> int:
 
     A notebook that fails is kept as far as it ran; only a machine that cannot even write that ends with an error.
     """
-    from qtl_utils.notebook import NotebookError, run_notebook, stop_with_parent
+    from qtl_utils.study.notebook import NotebookError, run_notebook, stop_with_parent
 
     stop_with_parent()
     study = StudyConfig.model_validate_json(Path("study.json").read_text(encoding="utf-8"))
@@ -201,7 +209,7 @@ def _source(step: Step) -> Path:
 
 def verify(options: argparse.Namespace) -> int:
     """Compares the tables of a finished study with the committed reference results."""
-    from qtl_utils.verify import verify as compare
+    from qtl_utils.results.verify import verify as compare
 
     folder = _finished_study(options)
     verdict = compare(folder, paths.PROJECT / "results" / "reference" / folder.name)
@@ -211,7 +219,7 @@ def verify(options: argparse.Namespace) -> int:
 
 def portability(options: argparse.Namespace) -> int:
     """Runs a study as on other processors, with other threads and seeds, and compares what it concludes."""
-    from qtl_utils.portability import CASES, compare_cases
+    from qtl_utils.results.portability import CASES, compare_cases
 
     load_study(options.study)
     names = [name.strip() for name in options.cases.split(",")] if options.cases else list(CASES)
@@ -226,7 +234,7 @@ def portability(options: argparse.Namespace) -> int:
 
 def doctor(options: argparse.Namespace) -> int:
     """Diagnoses the model that FILE.py:FUNCTION makes; exit code 1 where a check fails."""
-    from qtl_utils.doctor import diagnose
+    from qtl_utils.doctor.diagnosis import diagnose
 
     model, batch, more = _make_model(options.model)
     for key in more:
@@ -270,8 +278,8 @@ def _make_model(target: str) -> tuple:
 
 def _check(study: StudyConfig, file: Path, seal: Path) -> None:
     """Everything that can be wrong with a study before something is computed; skipped where `seal` fits."""
-    from qtl_utils.notebook import check_parameters
-    from qtl_utils.refusals import refusal
+    from qtl_utils.study.notebook import check_parameters
+    from qtl_utils.training.refusals import refusal
 
     for step in steps_of(study):
         check_parameters(_source(step), step.parameters)
@@ -283,17 +291,17 @@ def _check(study: StudyConfig, file: Path, seal: Path) -> None:
 
 
 def _state(study: StudyConfig) -> str:
-    code = [path.read_bytes() for path in sorted((paths.PROJECT / "qtl_utils").glob("*.py"))]
+    code = [path.read_bytes() for path in sorted((paths.PROJECT / "qtl_utils").rglob("*.py"))]
     files = sorted({path for dataset in study.datasets for path in study.files_of(dataset)})
     files = [paths.fingerprint(path).encode() for path in files]
     return hashlib.sha256(b"".join([study.model_dump_json().encode(), *files, *code])).hexdigest()
 
 
 def _registries() -> dict[str, list[str]]:
-    from qtl_utils.backbones import known_models
-    from qtl_utils.circuits import ANSATZE, ENCODINGS
-    from qtl_utils.data import DATASETS
-    from qtl_utils.heads import VARIANTS
+    from qtl_utils.circuits.ansatze import ANSATZE, ENCODINGS
+    from qtl_utils.data.datasets import DATASETS
+    from qtl_utils.models.backbones import known_models
+    from qtl_utils.models.heads import VARIANTS
 
     return {
         "ansatz": list(ANSATZE),

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from qtl_utils import backbones
-from qtl_utils.config import BackboneConfig, TrainConfig
-from qtl_utils.data import load_dataset, load_pixels, make_splits
-from qtl_utils.experiment import Inputs
+from qtl_utils.data.datasets import load_dataset, load_pixels, make_splits
+from qtl_utils.models import backbones
+from qtl_utils.study.config import BackboneConfig, TrainConfig
+from qtl_utils.training.experiment import Inputs
 
 CONFIG = TrainConfig(epochs=4, seeds=4, batch_size=4, lr_classical=0.01, n_qubits=3, depth=1)
 WITHOUT, WITH_BATCHNORM = "tiny_vit", "shufflenet_v2_x0_5"

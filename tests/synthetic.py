@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from qtl_utils import runs
+from qtl_utils.results import runs
 
 ACCURACY = {
     "A": 0.87,

@@ -5,12 +5,12 @@ import pytest
 import torch
 from small_inputs import CONFIG, make_inputs
 
-from qtl_utils import doctor
-from qtl_utils.backbones import compute_features, load_backbone
-from qtl_utils.config import BackboneConfig
-from qtl_utils.environment import find_device
-from qtl_utils.experiment import fit_variant, train_source
-from qtl_utils.heads import VARIANTS, HeadSettings, make_head
+from qtl_utils.doctor import diagnosis as doctor
+from qtl_utils.models.backbones import compute_features, load_backbone
+from qtl_utils.models.heads import VARIANTS, HeadSettings, make_head
+from qtl_utils.study.config import BackboneConfig
+from qtl_utils.study.environment import find_device
+from qtl_utils.training.experiment import fit_variant, train_source
 
 pytestmark = pytest.mark.skipif(find_device("auto").type not in ("cuda", "xpu"), reason="needs an accelerator")
 FROZEN = [name for name, variant in VARIANTS.items() if variant.training == "frozen"]

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from synthetic import metrics
 
-from qtl_utils import attribution_plots as figures
-from qtl_utils import conclusions
+from qtl_utils.results import attribution_plots as figures
+from qtl_utils.results import conclusions
 
 ZEROED = conclusions.ZEROED
 RNG = np.random.default_rng(0)
@@ -86,6 +86,6 @@ def test_eigenvalues_that_are_zero_are_not_drawn():
 
 
 def test_tables_are_enough():
-    code = "import sys; from qtl_utils import attribution_plots, conclusions; "
+    code = "import sys; from qtl_utils.results import attribution_plots, conclusions; "
     code += "print([m for m in ('torch', 'pennylane') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"

@@ -11,8 +11,9 @@ import safetensors.torch
 import torch
 import torchvision
 
-from qtl_utils import backbones, images
-from qtl_utils.backbones import cached_features, compute_features, load_backbone, load_state, read_weights
+from qtl_utils.data import images
+from qtl_utils.models import backbones
+from qtl_utils.models.backbones import cached_features, compute_features, load_backbone, load_state, read_weights
 
 SIZES = {"resnet18": (32, 512), "resnet50": (32, 2048), "squeezenet1_1": (64, 512), "vit_b_16": (32, 768)}
 SIZES |= {"swin_t": (32, 768), "convnext_tiny": (32, 768), "tiny_vit": (32, 64)}
@@ -131,7 +132,7 @@ def test_a_damaged_feature_file_is_computed_again(tmp_path, damage, capsys):
 
 
 def test_the_real_weights_separate_ants_from_bees(squeezenet_weights, hymenoptera_dir):
-    from qtl_utils.data import load_dataset, load_pixels
+    from qtl_utils.data.datasets import load_dataset, load_pixels
 
     data = load_dataset("hymenoptera", data_dir=hymenoptera_dir)
     index = np.r_[0:20, 100:120, 250:270, 350:370]

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
-from qtl_utils.paths import PROJECT
-from qtl_utils.quantum_layer import QuantumLayer
+from qtl_utils.circuits.layer import QuantumLayer
+from qtl_utils.study.paths import PROJECT
 
 sys.path.insert(0, str(PROJECT / "benchmarks"))
 import bench_simulators

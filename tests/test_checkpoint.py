@@ -9,7 +9,7 @@ import pennylane as qml
 import pytest
 import torch
 
-from qtl_utils import checkpoint
+from qtl_utils.analyses import checkpoint
 
 
 def head(angles=None, seed=0):

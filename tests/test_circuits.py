@@ -7,8 +7,8 @@ import pennylane as qml
 import pytest
 import torch
 
-from qtl_utils.circuits import ANSATZE, ENCODINGS, inert_angles, make_circuit
-from qtl_utils.quantum_layer import QuantumLayer
+from qtl_utils.circuits.ansatze import ANSATZE, ENCODINGS, inert_angles, make_circuit
+from qtl_utils.circuits.layer import QuantumLayer
 
 I2, X, Z = np.eye(2), np.array([[0, 1], [1, 0]]), np.diag([1.0, -1.0])
 

@@ -1,6 +1,6 @@
 import pytest
 
-from qtl_utils.claims import Claims, read_claims
+from qtl_utils.results.claims import Claims, read_claims
 
 
 def test_claims_come_back_in_order_with_what_was_found(tmp_path):

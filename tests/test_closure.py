@@ -1,7 +1,7 @@
 """What reruns when a module changes: every module is in the closure of some notebook, or named here with the reason."""
 
-from qtl_utils.notebook import code_hashes, modules_used
-from qtl_utils.paths import PROJECT
+from qtl_utils.study.notebook import code_hashes, modules_used
+from qtl_utils.study.paths import PROJECT
 
 NOTEBOOKS = sorted((PROJECT / "notebooks").glob("*.ipynb"))
 OUTSIDE = {  # no notebook's results depend on these

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from synthetic import metrics
 
-from qtl_utils import conclusions, stats
+from qtl_utils.results import conclusions, stats
 
 ZEROED = conclusions.ZEROED
 

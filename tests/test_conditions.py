@@ -7,9 +7,9 @@ import pytest
 import torch
 from test_attribution import CONFIG, INPUTS, ZEROED
 
-from qtl_utils import attribution, conditions
-from qtl_utils.backbones import load_backbone
-from qtl_utils.config import BackboneConfig
+from qtl_utils.analyses import attribution, conditions
+from qtl_utils.models.backbones import load_backbone
+from qtl_utils.study.config import BackboneConfig
 
 
 @pytest.fixture(scope="module")

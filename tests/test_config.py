@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from qtl_utils.__main__ import main
-from qtl_utils.config import RunConfig, StudyConfig, StudyError, load_study, parse_overrides
-from qtl_utils.paths import PROJECT
+from qtl_utils.study.config import RunConfig, StudyConfig, StudyError, load_study, parse_overrides
+from qtl_utils.study.paths import PROJECT
 
 STUDY = {
     "datasets": {"digits": {"dataset": "digits", "n_splits": 2}},

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from qtl_utils import conclusions, controls, stats
-from qtl_utils.config import TrainConfig
-from qtl_utils.heads import Squash, TrigonometricFeatures
+from qtl_utils.analyses import controls
+from qtl_utils.models.heads import Squash, TrigonometricFeatures
+from qtl_utils.results import conclusions, stats
+from qtl_utils.study.config import TrainConfig
 
 RATES = {"lr_classical": 0.05, "lr_quantum": 0.05}
 CONFIG = TrainConfig(n_qubits=3, depth=3, angle_init=0.3, batch_size=16, epochs=20, seeds=12, **RATES)

@@ -14,8 +14,17 @@ import pytest
 from PIL import Image
 from sklearn.model_selection import train_test_split
 
-from qtl_utils import data, images
-from qtl_utils.data import DATASETS, find_duplicates, load_dataset, load_pixels, load_splits, make_splits, save_splits
+from qtl_utils.data import datasets as data
+from qtl_utils.data import images
+from qtl_utils.data.datasets import (
+    DATASETS,
+    find_duplicates,
+    load_dataset,
+    load_pixels,
+    load_splits,
+    make_splits,
+    save_splits,
+)
 
 SUBSETS = ("train", "validation", "test")
 

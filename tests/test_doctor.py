@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from qtl_utils import doctor, faults
 from qtl_utils.__main__ import main
-from qtl_utils.doctor import CHECKS, Check, diagnose, explain, fail, ok
-from qtl_utils.faults import FAULTS, HEALTHY, Circuit, case, dressed, head, node, points
+from qtl_utils.doctor import diagnosis as doctor
+from qtl_utils.doctor import faults
+from qtl_utils.doctor.diagnosis import CHECKS, Check, diagnose, explain, fail, ok
+from qtl_utils.doctor.faults import FAULTS, HEALTHY, Circuit, case, dressed, head, node, points
 
 SLOW = {"slow_method", "another_method", "device_seed", "TorchConnector", "A-joint", "B", "ResNet18"}
 
@@ -243,7 +244,7 @@ def test_a_sampling_device_draws_the_same_after_a_diagnosis():
 
 
 def test_checks_stand_in_their_order_whichever_module_is_imported_first():
-    order = "from qtl_utils import checks_{}; from qtl_utils.doctor import CHECKS; print(*CHECKS)"
+    order = "from qtl_utils import checks_{}; from qtl_utils.doctor.diagnosis import CHECKS; print(*CHECKS)"
     said = [
         subprocess.run([sys.executable, "-c", order.format(name)], capture_output=True, text=True, check=True).stdout
         for name in ("circuit", "training")

@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from qtl_utils.environment import (
+from qtl_utils.study.environment import (
     PeakMemory,
     available_cores,
     build_seeded,
@@ -21,7 +21,7 @@ from qtl_utils.environment import (
     seed_everything,
     versions,
 )
-from qtl_utils.paths import PROJECT
+from qtl_utils.study.paths import PROJECT
 
 LOCK = (PROJECT / "requirements.lock").read_text()
 
@@ -50,13 +50,13 @@ def test_versions_name_what_is_imported():
 
 
 def test_describe_imports_no_heavy_package():
-    code = "import sys; from qtl_utils.environment import describe; describe(); sys.exit('torch' in sys.modules)"
+    code = "import sys; from qtl_utils.study.environment import describe; describe(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=False).returncode == 0
     assert describe()["cores"] == available_cores() >= 1
 
 
 def test_missing_needs_the_standard_library_only():
-    code = "from qtl_utils.environment import missing; print(len(missing()))"
+    code = "from qtl_utils.study.environment import missing; print(len(missing()))"
     done = subprocess.run([sys.executable, "-S", "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
     assert int(done.stdout) > 20
 
@@ -114,7 +114,7 @@ def test_recompiling_the_lock_changes_nothing(tmp_path):
 DRAWN = """
 import hashlib
 from torch import nn
-from qtl_utils.environment import build_seeded
+from qtl_utils.study.environment import build_seeded
 state = build_seeded(lambda: nn.TransformerEncoderLayer(64, 4), 3).state_dict()
 state |= build_seeded(lambda: nn.Embedding(40, 40), 3).state_dict()  # a normal draw, the other one is uniform
 print(hashlib.sha256(b"".join(value.numpy().tobytes() for value in state.values())).hexdigest())

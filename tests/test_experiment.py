@@ -6,10 +6,18 @@ import pytest
 import torch
 from sklearn.metrics import balanced_accuracy_score, log_loss
 
-from qtl_utils import experiment, runs
-from qtl_utils.config import BackboneConfig, DataConfig, LrGrid, RunConfig
-from qtl_utils.experiment import candidates, classification_scores, open_inputs, run_variant, save_run, scale_features
-from qtl_utils.train import Rates
+from qtl_utils.results import runs
+from qtl_utils.study.config import BackboneConfig, DataConfig, LrGrid, RunConfig
+from qtl_utils.training import experiment
+from qtl_utils.training.experiment import (
+    candidates,
+    classification_scores,
+    open_inputs,
+    run_variant,
+    save_run,
+    scale_features,
+)
+from qtl_utils.training.train import Rates
 
 DATA = DataConfig(dataset="digits", n_splits=2, train=40, validation=20, test=30)
 BACKBONE = BackboneConfig(model="tiny_vit", init="random")

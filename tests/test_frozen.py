@@ -4,12 +4,13 @@ import numpy as np
 import torch
 from small_inputs import CONFIG, WITH_BATCHNORM, WITHOUT, make_inputs
 
-from qtl_utils import experiment, frozen
-from qtl_utils.heads import make_head
-from qtl_utils.protocols import replica_scores
-from qtl_utils.published_results import LAST
-from qtl_utils.train import Network
-from qtl_utils.tutorial import fit_networks
+from qtl_utils.analyses import frozen
+from qtl_utils.analyses.protocols import replica_scores
+from qtl_utils.analyses.tutorial import fit_networks
+from qtl_utils.models.heads import make_head
+from qtl_utils.results.published_results import LAST
+from qtl_utils.training import experiment
+from qtl_utils.training.train import Network
 
 
 def test_only_a_backbone_with_batchnorm_thaws():

@@ -7,9 +7,9 @@ import torch
 from pennylane import numpy as pnp
 from torch import nn
 
-from qtl_utils import geometry
-from qtl_utils.circuits import ANSATZE, make_circuit
-from qtl_utils.quantum_layer import QuantumLayer
+from qtl_utils.analyses import geometry
+from qtl_utils.circuits.ansatze import ANSATZE, make_circuit
+from qtl_utils.circuits.layer import QuantumLayer
 
 
 def test_the_fisher_information_of_a_linear_classifier_is_the_known_one():
@@ -79,7 +79,7 @@ def test_re_uploading_leaves_the_multilinear_bound_and_single_encodings_do_not()
 def test_a_model_is_described_before_and_after_its_training():
     from test_attribution import CONFIG, INPUTS
 
-    from qtl_utils.attribution import train_variant
+    from qtl_utils.analyses.attribution import train_variant
 
     trained = train_variant("A", INPUTS, CONFIG.model_copy(update={"seeds": 2, "epochs": 1, "n_qubits": 3, "depth": 2}))
     made = geometry.of_model(trained, 5)

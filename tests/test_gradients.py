@@ -7,13 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from qtl_utils import gradients, simulators
-from qtl_utils.backbones import load_backbone
-from qtl_utils.circuits import ANSATZE, inert_angles
-from qtl_utils.config import TrainConfig
-from qtl_utils.heads import HeadSettings, make_head
-from qtl_utils.simulators import SIMULATORS
-from qtl_utils.train import Network, Rates
+from qtl_utils.analyses import gradients
+from qtl_utils.circuits import simulators
+from qtl_utils.circuits.ansatze import ANSATZE, inert_angles
+from qtl_utils.circuits.simulators import SIMULATORS
+from qtl_utils.models.backbones import load_backbone
+from qtl_utils.models.heads import HeadSettings, make_head
+from qtl_utils.study.config import TrainConfig
+from qtl_utils.training.train import Network, Rates
 
 SETTINGS = HeadSettings(5, 2, n_qubits=2, depth=2, angle_init=1.0)
 

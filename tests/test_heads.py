@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from qtl_utils.heads import VARIANTS, HeadSettings, TrigonometricFeatures, count_parameters, make_head
-from qtl_utils.quantum_layer import QuantumLayer
+from qtl_utils.circuits.layer import QuantumLayer
+from qtl_utils.models.heads import VARIANTS, HeadSettings, TrigonometricFeatures, count_parameters, make_head
 
 SETTINGS = HeadSettings(n_features=512, n_classes=2)
 # DESIGN: parameters at 512 features, 4 qubits, 2 classes

@@ -13,7 +13,7 @@ from toy_project import run_all, toy_project
 
 from qtl_utils import __main__ as program
 from qtl_utils.__main__ import FAILED, USER_ERROR, main
-from qtl_utils.paths import PROJECT, likeness
+from qtl_utils.study.paths import PROJECT, likeness
 
 TOY = """
 datasets: {digits: {dataset: digits}}

@@ -8,9 +8,9 @@ import nbformat
 import pytest
 from toy_project import write_notebook
 
-from qtl_utils import notebook
-from qtl_utils.environment import THREAD_VARIABLES
-from qtl_utils.notebook import (
+from qtl_utils.study import notebook
+from qtl_utils.study.environment import THREAD_VARIABLES
+from qtl_utils.study.notebook import (
     NotebookError,
     check_parameters,
     code_hashes,
@@ -20,7 +20,7 @@ from qtl_utils.notebook import (
     show_source,
     source_hash,
 )
-from qtl_utils.paths import PROJECT
+from qtl_utils.study.paths import PROJECT
 
 SAY = "print(json.dumps({'python': sys.executable, 'x': x, 'env': dict(os.environ), 'backend': backend()}))"
 IMPORTS = "import json, os, sys\nfrom matplotlib import get_backend as backend"
@@ -131,7 +131,7 @@ def test_the_source_hash_ignores_what_jupyterlab_changes_on_saving(tmp_path):
 
 
 def test_modules_used_are_followed_through_modules_and_magics(tmp_path):
-    path = write_notebook(tmp_path / "n.ipynb", "x = 1", "%matplotlib inline\nfrom qtl_utils import tables")
+    path = write_notebook(tmp_path / "n.ipynb", "x = 1", "%matplotlib inline\nfrom qtl_utils.results import tables")
     names = {module.name for module in modules_used(path)}
     assert {"tables.py", "stats.py", "runs.py", "paths.py"} <= names
     assert not {"heads.py", "train.py", "config.py"} & names
@@ -151,6 +151,6 @@ def test_a_changed_module_changes_only_what_uses_it(tmp_path, monkeypatch):
 
 def test_show_source_is_static_and_says_where_it_stands():
     html = show_source(show_source).data
-    assert "qtl_utils/notebook.py" in html
+    assert "qtl_utils/study/notebook.py" in html
     assert "show_source" in html
     assert "<script" not in html

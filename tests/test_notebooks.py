@@ -7,7 +7,9 @@ import re
 
 import pytest
 
-from qtl_utils.config import (
+from qtl_utils.doctor.diagnosis import CHECKS, KNOWN_ERRORS, diagnose
+from qtl_utils.doctor.faults import FAULTS, head, points
+from qtl_utils.study.config import (
     TROUBLESHOOTING,
     AttributionConfig,
     GradientsConfig,
@@ -17,10 +19,8 @@ from qtl_utils.config import (
     TroubleshootingConfig,
     load_study,
 )
-from qtl_utils.doctor import CHECKS, KNOWN_ERRORS, diagnose
-from qtl_utils.faults import FAULTS, head, points
-from qtl_utils.notebook import check_parameters, declared_parameters, modules_used
-from qtl_utils.paths import PROJECT
+from qtl_utils.study.notebook import check_parameters, declared_parameters, modules_used
+from qtl_utils.study.paths import PROJECT
 
 FOLDER = PROJECT / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))

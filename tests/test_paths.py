@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from qtl_utils.paths import (
+from qtl_utils.study.paths import (
     HOST,
     PROJECT,
     atomic,
@@ -83,7 +83,7 @@ def test_user_paths_are_looked_up_in_the_project_then_beside_the_user(tmp_path, 
 WRITER = """
 import sys, time
 from pathlib import Path
-from qtl_utils.paths import atomic, scratch
+from qtl_utils.study.paths import atomic, scratch
 with atomic(Path(sys.argv[1]) / "table.csv") as file, atomic(Path(sys.argv[1]) / "report") as folder, scratch() as used:
     file.write_text("half")
     (folder / "deep").mkdir(parents=True)
@@ -148,7 +148,7 @@ def test_a_name_as_long_as_the_disk_takes_is_written(tmp_path):
 def test_temporary_folders_are_short_enough_for_sockets(tmp_path, monkeypatch):
     deep = tmp_path / ("a" * 100)
     deep.mkdir()
-    monkeypatch.setattr("qtl_utils.paths._scratch_roots", lambda: [str(deep), tempfile.gettempdir()])
+    monkeypatch.setattr("qtl_utils.study.paths._scratch_roots", lambda: [str(deep), tempfile.gettempdir()])
     with scratch() as folder:
         assert len(os.fsencode(folder / "k-12345")) < 100
     assert not folder.exists()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from qtl_utils.pieces import Pieces
+from qtl_utils.models.pieces import Pieces
 
 KINKED = {
     "ReLU": nn.ReLU,

@@ -11,7 +11,7 @@ import synthetic
 from IPython.core.formatters import DisplayFormatter
 from matplotlib.collections import PathCollection
 
-from qtl_utils import plots, runs, stats, tables
+from qtl_utils.results import plots, runs, stats, tables
 
 DRAW = {
     "factorial": lambda t, a, c: plots.factorial(t["metrics"]),
@@ -51,7 +51,7 @@ def figure(request, study, one):
 
 
 def test_features_in_the_place_of_images_are_drawn_as_points():
-    from qtl_utils.data import load_dataset
+    from qtl_utils.data.datasets import load_dataset
 
     drawn = plots.samples(load_dataset("ants_bees")).axes[0].collections
     assert [len(dots.get_offsets()) for dots in drawn] == [193, 204]
@@ -179,6 +179,6 @@ def test_figures_leave_no_open_window(one):
 
 
 def test_results_need_neither_torch_nor_pennylane():
-    code = "import sys; from qtl_utils import plots, runs, stats, tables, verify; "
+    code = "import sys; from qtl_utils.results import plots, runs, stats, tables, verify; "
     code += "print([m for m in ('torch', 'pennylane') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"

@@ -3,10 +3,10 @@
 import pandas as pd
 import pytest
 
-from qtl_utils import portability
-from qtl_utils.config import TROUBLESHOOTING, load_study
-from qtl_utils.portability import CASES, HERE, agrees, compare_cases, row
-from qtl_utils.verify import Verdict
+from qtl_utils.results import portability
+from qtl_utils.results.portability import CASES, HERE, agrees, compare_cases, row
+from qtl_utils.results.verify import Verdict
+from qtl_utils.study.config import TROUBLESHOOTING, load_study
 
 
 def verdict(*pairs):

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from qtl_utils import protocol_steps, stats
-from qtl_utils.published_results import LAST, ON_TEST, ON_VALIDATION
+from qtl_utils.results import protocol_steps, stats
+from qtl_utils.results.published_results import LAST, ON_TEST, ON_VALIDATION
 
 
 def scores(**accuracy):

@@ -7,10 +7,11 @@ import pennylane as qml
 import pytest
 import torch
 
-from qtl_utils import experiment, published, train
-from qtl_utils.config import BackboneConfig, DataConfig, TrainConfig
-from qtl_utils.data import load_dataset, make_splits
-from qtl_utils.heads import HeadSettings, make_head
+from qtl_utils.data.datasets import load_dataset, make_splits
+from qtl_utils.models import start_2019
+from qtl_utils.models.heads import HeadSettings, make_head
+from qtl_utils.study.config import BackboneConfig, DataConfig, TrainConfig
+from qtl_utils.training import experiment, train
 
 SETTINGS = HeadSettings(n_features=2, n_classes=2, n_qubits=5, depth=5)
 CONFIG = TrainConfig(
@@ -34,7 +35,7 @@ ZERO_START = {1.52: (0.805, 1.000), 2.0: (0.555, 0.675)}
 
 
 def published_head(variant, seed=0, settings=SETTINGS):
-    return published.initialise(make_head(variant, settings, seed), seed)
+    return start_2019.initialise(make_head(variant, settings, seed), seed)
 
 
 def parts(seed=0):
@@ -103,17 +104,17 @@ def shuffled_like_the_original(points, runs, epochs=5, seed=0):
 @pytest.mark.parametrize("runs_before", [0, 1])
 def test_order_is_that_of_arrays_shuffled_again_and_again(runs_before):
     train_index = np.arange(100, 130)
-    found = published.orders(train_index, 0, 5, runs_before)
+    found = start_2019.orders(train_index, 0, 5, runs_before)
     assert np.array_equal(found, shuffled_like_the_original(train_index, runs_before + 1))
 
 
 def test_orders_differ_from_seed_to_seed_after_the_first_pass():
-    one, other = (published.orders(np.arange(50), seed, 4) for seed in (0, 1))
+    one, other = (start_2019.orders(np.arange(50), seed, 4) for seed in (0, 1))
     assert (one[0] == other[0]).all() and all((a != b).any() for a, b in zip(one[1:], other[1:], strict=True))
 
 
 def test_the_circuit_and_its_controls_come_second():
-    assert [published.runs_before(v) for v in ("C-block", "C", "A", "A-none", "A-zero")] == [0, 0, 1, 1, 1]
+    assert [start_2019.runs_before(v) for v in ("C-block", "C", "A", "A-none", "A-zero")] == [0, 0, 1, 1, 1]
 
 
 @pytest.mark.parametrize("variant, runs", [("C-block", 1), ("A", 2)])
@@ -136,7 +137,7 @@ def accuracy(turns, variant, optimizer):
     data = load_dataset("spirals", turns=turns)
     splits = make_splits(data, protocol="as_published")
     replicas = train.make_replicas([0], 1, [train.Rates(classical=0.07, quantum=0.07, backbone=0.07)])
-    orders = partial(published.orders, runs_before=published.runs_before(variant))
+    orders = partial(start_2019.orders, runs_before=start_2019.runs_before(variant))
     build, config = partial(published_head, variant), CONFIG.model_copy(update={"optimizer": optimizer})
     fit = train.fit_heads(build, torch.from_numpy(data.points), data.labels, splits, replicas, config, orders=orders)
     test = splits.indices(0, "test")

@@ -6,8 +6,8 @@ import pytest
 from test_protocol_steps import LAST_ONES, TEST_ONES, scores
 from test_published_results import accuracies
 
-from qtl_utils import protocol_steps, published_plots
-from qtl_utils.published_results import LAST, ON_TEST
+from qtl_utils.results import protocol_steps, published_plots
+from qtl_utils.results.published_results import LAST, ON_TEST
 
 
 def models():

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from qtl_utils import published_results as results
-from qtl_utils.published_results import KEYS, LAST, OF_2019, ON_TEST, TODAY
+from qtl_utils.results import published_results as results
+from qtl_utils.results.published_results import KEYS, LAST, OF_2019, ON_TEST, TODAY
 
 
 def accuracies(circuit=0.1, tasks=("moons",), seeds=4):
@@ -127,7 +127,7 @@ def test_the_published_lead_is_two_images_and_minus_one():
 
 
 def test_tables_and_figures_need_neither_torch_nor_pennylane():
-    code = "import sys, qtl_utils.published_plots, qtl_utils.protocol_steps\n"
+    code = "import sys, qtl_utils.results.published_plots, qtl_utils.results.protocol_steps\n"
     code += "print({'torch', 'pennylane'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.func import functional_call, stack_module_state, vmap
 
-from qtl_utils.circuits import ANSATZE
-from qtl_utils.quantum_layer import QuantumLayer
+from qtl_utils.circuits.ansatze import ANSATZE
+from qtl_utils.circuits.layer import QuantumLayer
 
 
 def layers(count, ansatz="mari2019", **options):

@@ -10,11 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
-from qtl_utils import attribution, circuits, heads, portability
-from qtl_utils.config import load_study
-from qtl_utils.faults import FAULTS, HEALTHY
-from qtl_utils.heads import HeadSettings, count_parameters, make_head
-from qtl_utils.paths import PROJECT
+from qtl_utils.analyses import attribution
+from qtl_utils.circuits import ansatze as circuits
+from qtl_utils.doctor.faults import FAULTS, HEALTHY
+from qtl_utils.models import heads
+from qtl_utils.models.heads import HeadSettings, count_parameters, make_head
+from qtl_utils.results import portability
+from qtl_utils.study.config import load_study
+from qtl_utils.study.paths import PROJECT
 
 TEXT = (PROJECT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, re.DOTALL)

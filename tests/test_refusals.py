@@ -5,10 +5,10 @@ import safetensors.torch
 import torch
 from test_config import changed, load_study, write
 
-from qtl_utils.config import DataConfig, StudyConfig
-from qtl_utils.paths import PROJECT
-from qtl_utils.refusals import refusal
-from qtl_utils.sketches import cannot_take, kind_of, sketch
+from qtl_utils.study.config import DataConfig, StudyConfig
+from qtl_utils.study.paths import PROJECT
+from qtl_utils.training.refusals import refusal
+from qtl_utils.training.sketches import cannot_take, kind_of, sketch
 
 POINTS, NONE = {"dataset": "moons"}, {"model": "none", "init": "random"}
 INSECTS = {"dataset": "hymenoptera"}

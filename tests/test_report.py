@@ -11,10 +11,10 @@ import pytest
 from browser import browser, find_chromium
 from toy_project import write_notebook
 
-from qtl_utils.claims import Claims
-from qtl_utils.config import StudyConfig
-from qtl_utils.notebook import keep_failed
-from qtl_utils.report import _copy_notebook, _read_table, build_report, executed_notebooks, source_hashes
+from qtl_utils.results.claims import Claims
+from qtl_utils.results.report import _copy_notebook, _read_table, build_report, executed_notebooks, source_hashes
+from qtl_utils.study.config import StudyConfig
+from qtl_utils.study.notebook import keep_failed
 
 STUDY = StudyConfig.model_validate(
     {

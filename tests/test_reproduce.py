@@ -9,11 +9,13 @@ import safetensors.torch
 import torch
 from small_inputs import CONFIG, make_inputs
 
-from qtl_utils import backbones, published_results, reproduce
-from qtl_utils.config import BackboneConfig
-from qtl_utils.experiment import fit_variant
-from qtl_utils.protocols import as_published, published_partition
-from qtl_utils.published_results import LAST
+from qtl_utils.analyses import reproduce
+from qtl_utils.analyses.protocols import as_published, published_partition
+from qtl_utils.models import backbones
+from qtl_utils.results import published_results
+from qtl_utils.results.published_results import LAST
+from qtl_utils.study.config import BackboneConfig
+from qtl_utils.training.experiment import fit_variant
 
 # ---- points in the plane
 

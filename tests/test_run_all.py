@@ -16,9 +16,9 @@ import pytest
 import yaml
 from toy_project import run_all, toy_project
 
-from qtl_utils.config import load_study
-from qtl_utils.paths import PROJECT
-from qtl_utils.steps import steps_of
+from qtl_utils.study.config import load_study
+from qtl_utils.study.paths import PROJECT
+from qtl_utils.study.steps import steps_of
 
 TOY = """
 datasets: {digits: {dataset: digits}}
@@ -118,7 +118,7 @@ def test_a_python_that_is_too_old_is_named(tmp_path):
 def set_up_alone(project, path, **environment):
     """`./run_all.sh smoke` in a project that needs setuptools only; it stops when its set-up is done."""
     (project / "qtl_utils").mkdir(parents=True)
-    for name in ("run_all.sh", "qtl_utils/environment.py", "qtl_utils/paths.py", "qtl_utils/__init__.py"):
+    for name in ("run_all.sh", "qtl_utils/study/environment.py", "qtl_utils/study/paths.py", "qtl_utils/__init__.py"):
         shutil.copy(PROJECT / name, project / name)
     (project / "qtl_utils" / "__main__.py").write_text("import sys; print(sys.executable)")
     pinned = next(line for line in (PROJECT / "requirements.lock").read_text().splitlines() if "setuptools==" in line)

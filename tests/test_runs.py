@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import synthetic
 
-from qtl_utils import runs
+from qtl_utils.results import runs
 
 SMALL = {"accuracy": {"A": 0.9, "C": 0.8}, "n_seeds": 4, "n_splits": 2}
 

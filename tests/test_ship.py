@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from qtl_utils import backbones, ship, shipped_files
-from qtl_utils.config import BackboneConfig, DataConfig, RunConfig, StudyConfig, shipped_mismatch
-from qtl_utils.data import load_dataset, load_pixels
-from qtl_utils.experiment import open_inputs, run_variant
-from qtl_utils.refusals import refusal
+from qtl_utils.data.datasets import load_dataset, load_pixels
+from qtl_utils.models import backbones
+from qtl_utils.study import shipped_files
+from qtl_utils.study.config import BackboneConfig, DataConfig, RunConfig, StudyConfig, shipped_mismatch
+from qtl_utils.training import ship
+from qtl_utils.training.experiment import open_inputs, run_variant
+from qtl_utils.training.refusals import refusal
 
 FEATURES = BackboneConfig(model="squeezenet1_1", init="shipped")
 
@@ -19,7 +21,7 @@ FEATURES = BackboneConfig(model="squeezenet1_1", init="shipped")
 @pytest.mark.parametrize("name", shipped_files.names())
 def test_every_file_is_the_one_of_its_card(name):
     card = shipped_files.read_card(name)
-    assert shipped_files.path_of(name).is_file() and card["made_by"] == f"python -m qtl_utils.ship {name}"
+    assert shipped_files.path_of(name).is_file() and card["made_by"] == f"python -m qtl_utils.training.ship {name}"
 
 
 def test_together_they_are_small():

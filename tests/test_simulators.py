@@ -8,10 +8,10 @@ import pennylane as qml
 import pytest
 import torch
 
-from qtl_utils import simulators
-from qtl_utils.circuits import ANSATZE
-from qtl_utils.quantum_layer import QuantumLayer
-from qtl_utils.simulators import METHODS, SIMULATORS, Method
+from qtl_utils.circuits import simulators
+from qtl_utils.circuits.ansatze import ANSATZE
+from qtl_utils.circuits.layer import QuantumLayer
+from qtl_utils.circuits.simulators import METHODS, SIMULATORS, Method
 
 pytestmark = pytest.mark.filterwarnings("ignore::pennylane.exceptions.PennyLaneDeprecationWarning")
 
@@ -141,7 +141,7 @@ def test_gates_keep_their_meaning_in_qiskit():
         qml.IsingXX(inputs[..., 1], wires=[0, 2])
         return [qml.expval(qml.X(0) @ qml.Y(2)), qml.expval(0.5 * qml.Z(1) + 2 * qml.Z(0) @ qml.X(2))]
 
-    from qtl_utils.qiskit_layer import convert, estimator_qnn
+    from qtl_utils.circuits.qiskit_layer import convert, estimator_qnn
 
     x, w = np.array([[0.4, -1.1], [2.0, 0.2]]), np.array([0.7, -0.6])
     network = estimator_qnn(convert(circuit, 3, (2,), n_inputs=2))

@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from scipy.stats import unitary_group
 from torch.func import functional_call, grad, vmap
 
-from qtl_utils import program, statevector, statevector_cpu
-from qtl_utils.circuits import ANSATZE, make_circuit
-from qtl_utils.paths import PROJECT
-from qtl_utils.program import UnsupportedCircuitError, compile_circuit
-from qtl_utils.quantum_layer import QuantumLayer
-from qtl_utils.statevector import Statevector, simulate
+from qtl_utils.circuits import program, statevector, statevector_cpu
+from qtl_utils.circuits.ansatze import ANSATZE, make_circuit
+from qtl_utils.circuits.layer import QuantumLayer
+from qtl_utils.circuits.program import UnsupportedCircuitError, compile_circuit
+from qtl_utils.circuits.statevector import Statevector, simulate
+from qtl_utils.study.paths import PROJECT
 
 EXECUTORS = ("numba", "torch")
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
@@ -329,8 +329,8 @@ def test_state_dicts_are_interchangeable_between_backends():
 def test_kernels_are_compiled_once_per_machine(tmp_path):
     code = """
 import torch
-from qtl_utils import kernels
-from qtl_utils.quantum_layer import QuantumLayer
+from qtl_utils.circuits import kernels
+from qtl_utils.circuits.layer import QuantumLayer
 x = torch.zeros(40, 2, requires_grad=True)
 QuantumLayer(2, 1)(x).sum().backward()
 print([sum(k.stats.cache_misses.values()) for k in (kernels.forward_blocks, kernels.backward_blocks, kernels.add_up)])

@@ -8,7 +8,7 @@ import pytest
 import synthetic
 from scipy import stats as scipy_stats
 
-from qtl_utils import runs, stats
+from qtl_utils.results import runs, stats
 
 RATIO = 0.5  # n_test / n_train of synthetic.metrics
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from qtl_utils.strict_yaml import DEEPEST, LARGEST, MOST_VALUES, YAMLError, read_file, read_yaml
+from qtl_utils.study.strict_yaml import DEEPEST, LARGEST, MOST_VALUES, YAMLError, read_file, read_yaml
 
 LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{i + 1}: &a{i + 1} [*a{i}, *a{i}]\n" for i in range(15))
 CHAIN = "a0: &a0 [x]\n" + "".join(f"a{i + 1}: &a{i + 1} [*a{i}]\n" for i in range(2 * DEEPEST))

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import synthetic
 
-from qtl_utils import runs, stats, tables
+from qtl_utils.results import runs, stats, tables
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from qtl_utils import train
-from qtl_utils.config import TrainConfig
-from qtl_utils.data import Splits
-from qtl_utils.heads import VARIANTS, HeadSettings, make_head
-from qtl_utils.quantum_layer import QuantumLayer
-from qtl_utils.train import (
+from qtl_utils.circuits.layer import QuantumLayer
+from qtl_utils.data.datasets import Splits
+from qtl_utils.models.heads import VARIANTS, HeadSettings, make_head
+from qtl_utils.study.config import TrainConfig
+from qtl_utils.training import train
+from qtl_utils.training.train import (
     Network,
     Rates,
     Replica,

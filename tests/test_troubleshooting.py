@@ -8,15 +8,19 @@ import pytest
 import scipy.stats
 import torch
 
-from qtl_utils import checks_circuit, diagnostic_plots, doctor, faults, troubleshooting
-from qtl_utils.backbones import load_backbone
-from qtl_utils.claims import Claims
-from qtl_utils.config import TrainConfig
-from qtl_utils.data import Dataset, make_splits
-from qtl_utils.doctor import diagnose
-from qtl_utils.experiment import Inputs
-from qtl_utils.faults import FAULTS
-from qtl_utils.troubleshooting import MEASURES, Ward, change, gained, sentence
+from qtl_utils.analyses import troubleshooting
+from qtl_utils.analyses.troubleshooting import MEASURES, Ward, change, gained, sentence
+from qtl_utils.data.datasets import Dataset, make_splits
+from qtl_utils.doctor import diagnosis as doctor
+from qtl_utils.doctor import faults
+from qtl_utils.doctor.checks import circuit as checks_circuit
+from qtl_utils.doctor.diagnosis import diagnose
+from qtl_utils.doctor.faults import FAULTS
+from qtl_utils.models.backbones import load_backbone
+from qtl_utils.results import diagnostic_plots
+from qtl_utils.results.claims import Claims
+from qtl_utils.study.config import TrainConfig
+from qtl_utils.training.experiment import Inputs
 
 SILENT = [name for name, fault in FAULTS.items() if fault.check not in ("forward", "devices")]
 FAST = ["double_softmax", "forgotten_angles", "dead_angles", "not_saved", "scheduler_first", "saturated"]

@@ -4,9 +4,9 @@ import pytest
 import torch
 from small_inputs import CONFIG, WITH_BATCHNORM, make_inputs
 
-from qtl_utils import tutorial
-from qtl_utils.protocols import published_partition
-from qtl_utils.published_results import LAST, ON_TEST
+from qtl_utils.analyses import tutorial
+from qtl_utils.analyses.protocols import published_partition
+from qtl_utils.results.published_results import LAST, ON_TEST
 
 
 def test_augmentation_crops_and_flips_while_training_only():

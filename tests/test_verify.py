@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import synthetic
 
-from qtl_utils import runs, tables, verify
+from qtl_utils.results import runs, tables, verify
 
 CLAIMS = pd.DataFrame({"notebook": ["03"] * 2, "claim": ["a", "b"], "found": ["1", "2"], "confirmed": [True, False]})
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from qtl_utils.config import BackboneConfig, GradientsConfig, RunConfig, SimulatorsConfig
-from qtl_utils.paths import PROJECT
+from qtl_utils.study.config import BackboneConfig, GradientsConfig, RunConfig, SimulatorsConfig
+from qtl_utils.study.paths import PROJECT
 
-COMMON = "import json\nfrom qtl_utils.paths import atomic, study_dir\nfolder = study_dir(study, results_dir)"
+COMMON = "import json\nfrom qtl_utils.study.paths import atomic, study_dir\nfolder = study_dir(study, results_dir)"
 DATASET = """
 for name in ("card", "splits"):
     with atomic(folder / "data" / dataset / f"{name}.json") as part:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from qtl_utils.portability import CASES, HERE, agrees, run_case
-from qtl_utils.verify import verify
+from qtl_utils.results.portability import CASES, HERE, agrees, run_case
+from qtl_utils.results.verify import verify
 
 pytestmark = pytest.mark.slow
 

@@ -1,0 +1,148 @@
+"""One torch module for a parameterised circuit, whoever simulates and differentiates it."""
+
+import math
+from functools import lru_cache
+
+import pennylane as qml
+import torch
+from torch import nn
+from torch._C._functorch import is_batchedtensor
+
+from qtl_utils.circuits.ansatze import ANSATZE, ENCODINGS, Ansatz, Encoding, find, make_circuit
+from qtl_utils.circuits.program import Program, compile_circuit
+from qtl_utils.circuits.statevector import choose_executor, simulate
+
+BACKENDS = {  # who simulates, and how it differentiates unless told otherwise
+    "statevector": "adjoint",
+    "default.qubit": "backprop",
+    "default.mixed": "backprop",
+    "lightning.qubit": "adjoint",
+    "qiskit": "parameter-shift",
+}
+BROADCASTING = ("backprop", "adjoint")  # the other methods need one tape per sample (PennyLane #6078)
+
+
+class QuantumLayer(nn.Module):
+    """Expectation values <Z_i> of a circuit: angles (..., B, n_qubits) in radians -> (..., B, n_qubits).
+
+    The trained angles `weights` have the shape the ansatz asks for and start at `angle_init` * randn radians, as in
+    arXiv:1912.08278; `angles='zero'` fixes them at 0, `'random'` at U[0, 2 pi]. They are the same whatever the
+    `backend`, a key of BACKENDS. `diff_method` is 'adjoint' or 'backprop' for statevector, 'parameter-shift',
+    'lin-comb' or 'spsa' for qiskit, else any of PennyLane's; `executor`, of statevector: 'auto' (Numba on the CPU,
+    else torch), 'numba' or 'torch'. Inside `torch.func.vmap` all replicas are simulated in one call.
+    """
+
+    def __init__(
+        self,
+        n_qubits: int,
+        depth: int,
+        ansatz: str = "mari2019",
+        encoding: str = "tanh",
+        angle_init: float = 0.01,
+        angles: str = "trained",
+        backend: str = "statevector",
+        diff_method: str | None = None,
+        executor: str = "auto",
+    ):
+        super().__init__()
+        if n_qubits < 1 or depth < 0:
+            raise ValueError(f"n_qubits must be at least 1 and depth at least 0, got {n_qubits} and {depth}")
+        self.n_qubits, self.depth, self.ansatz, self.encoding = n_qubits, depth, ansatz, encoding
+        self.diff_method = diff_method or find("backend", backend, BACKENDS)
+        self.backend, self.executor = backend, executor
+        shape = find("ansatz", ansatz, ANSATZE).shape(n_qubits, depth)
+        drawn = torch.randn(shape)  # drawn whatever `angles` says, so that later layers start alike in every variant
+        if angles == "trained":
+            self.weights = nn.Parameter(angle_init * drawn)
+        elif angles in ("zero", "random"):
+            # the normal distribution function makes uniform angles of the same draw
+            uniform = math.tau * torch.special.ndtr(drawn)
+            self.register_buffer("weights", uniform if angles == "random" else torch.zeros(shape))
+        else:
+            raise ValueError(f"angles must be 'trained', 'zero' or 'random', got '{angles}'")
+        self._prepare()
+
+    def _prepare(self):
+        """Makes what simulates the circuit: a program or a QNode."""
+        rows = find("ansatz", self.ansatz, ANSATZE), find("encoding", self.encoding, ENCODINGS)
+        if self.backend == "statevector":
+            choose_executor(self.executor, "cpu", self.diff_method)
+            self.program = _program(self.ansatz, self.encoding, self.n_qubits, self.depth, *rows)
+            return
+        circuit = make_circuit(self.ansatz, self.encoding, self.n_qubits)
+        if self.backend == "qiskit":
+            from qtl_utils.circuits.qiskit_layer import QiskitCircuit
+
+            layer = QiskitCircuit(circuit, self.n_qubits, self.weights.shape, self.diff_method)
+            self.qnode = lambda inputs, weights: layer(inputs, weights).unbind(-1)
+            return
+        device = qml.device(self.backend, wires=self.n_qubits)
+        self.qnode = qml.QNode(circuit, device, interface="torch", diff_method=self.diff_method)
+        if self.diff_method not in BROADCASTING:
+            self.qnode = qml.transforms.broadcast_expand(self.qnode)
+
+    def __getstate__(self):  # a QNode cannot be pickled or deep-copied; both are made again from the settings
+        return {key: value for key, value in self.__dict__.items() if key not in ("qnode", "program")}
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        self._prepare()
+
+    def forward(self, inputs: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
+        """`weights` (..., *shape), of statevector only: takes the place of the layer's own, one set a replica."""
+        if inputs.shape[-1] != self.n_qubits:
+            raise ValueError(f"expected {self.n_qubits} angles per sample, got inputs of shape {tuple(inputs.shape)}")
+        if self.backend == "statevector":
+            weights = self.weights if weights is None else weights
+            return simulate(self.program, inputs, weights, self.executor, self.diff_method)
+        if is_batchedtensor(inputs) or is_batchedtensor(self.weights):
+            return _Replicas.apply(inputs, self.weights, self)
+        batch = inputs.shape[:-1]
+        out = self.run(inputs.reshape(1, -1, self.n_qubits), self.weights[None])
+        return out.reshape(*batch, self.n_qubits)
+
+    def run(self, inputs: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """Angles (R, B, n) and R weight sets (R, *shape) -> expectation values (R, B, n), in one QNode call."""
+        if inputs.device.type == "mps":  # which has no double precision; the circuit is small enough for the CPU
+            return self.run(inputs.cpu(), weights.cpu()).to(inputs.device)
+        replicas, batch, _ = inputs.shape
+        if not replicas * batch:
+            return inputs.new_zeros(inputs.shape) * inputs.sum()
+        if self.backend == "qiskit" and replicas > 1:  # whose networks have one weight set
+            return torch.cat([self.run(x[None], w[None]) for x, w in zip(inputs, weights, strict=True)])
+        flat = inputs.reshape(replicas * batch, self.n_qubits)
+        # each replica's weights repeated over its batch: (R * B, *shape)
+        sets = weights.repeat_interleave(batch, dim=0) if replicas > 1 else weights[0]
+        out = torch.stack(tuple(self.qnode(flat, sets)), dim=-1)  # (R * B, n)
+        return out.reshape(inputs.shape).to(inputs.dtype)
+
+    def extra_repr(self):
+        who = self.backend
+        if who == "statevector":
+            who += f" ({choose_executor(self.executor, self.weights.device.type, self.diff_method)})"
+        return f"{self.n_qubits} qubits, depth {self.depth}, {self.ansatz}, {who}, {self.diff_method}"
+
+
+@lru_cache(maxsize=64)  # the registry rows are part of the key: a row that was replaced is compiled again
+def _program(ansatz: str, encoding: str, n_qubits: int, depth: int, row: Ansatz, encoding_row: Encoding) -> Program:
+    return compile_circuit(make_circuit(ansatz, encoding, n_qubits), n_qubits, row.shape(n_qubits, depth))
+
+
+class _Replicas(torch.autograd.Function):
+    """Under `vmap`, hands all replicas to `QuantumLayer.run` at once, where ordinary autograd sees them."""
+
+    @staticmethod
+    def forward(inputs, weights, layer):
+        raise RuntimeError("QuantumLayer inside torch.func.grad is not supported; differentiate outside of vmap")
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def vmap(info, in_dims, inputs, weights, layer):
+        replicas = info.batch_size
+        inputs = inputs.movedim(in_dims[0], 0) if in_dims[0] is not None else inputs.expand(replicas, *inputs.shape)
+        sets = weights.movedim(in_dims[1], 0) if in_dims[1] is not None else weights.expand(replicas, *weights.shape)
+        out = layer.run(inputs.reshape(replicas, -1, layer.n_qubits), sets)
+        return out.reshape(inputs.shape), 0

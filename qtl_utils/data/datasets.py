@@ -1,0 +1,321 @@
+"""Data sets by name, their pixels, and the splits, duplicates and card that document how they are used."""
+
+import hashlib
+import inspect
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from sklearn.datasets import load_digits, make_moons
+from sklearn.model_selection import train_test_split
+from sklearn.preprocessing import StandardScaler
+
+from qtl_utils.data.images import LAYOUT, content_hash, fetch, read_image, read_nth, resize_crop, scan_folder
+from qtl_utils.data.splits import Splits, dataset_card, find_duplicates, load_splits, make_splits, save_splits
+from qtl_utils.study.paths import PROJECT, atomic, user_path
+from qtl_utils.study.shipped_files import read_arrays, read_card
+
+__all__ = [
+    "DATASETS",
+    "Dataset",
+    "Splits",
+    "dataset_card",
+    "find_duplicates",
+    "load_dataset",
+    "load_pixels",
+    "load_splits",
+    "make_splits",
+    "save_splits",
+]
+
+HYMENOPTERA_URL = "https://download.pytorch.org/tutorial"
+# the zip's hash as pytorch/tutorials pins it: .jenkins/download_data.py
+HYMENOPTERA_SHA256 = "fbc41b31d544714d18dd1230b1e2b455e1557766e13e67f9f5a7a23af7c02209"
+SAMPLE_KEYS = ("id", "given", "label", "sha256")  # of every sample in the card of shipped features
+CIFAR10_URL = "https://www.cs.toronto.edu/~kriz"
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """One data set of N samples: images read on demand (`load`), points in memory (`points`), or features of images.
+
+    `features` stand in the place of images that are not there: model -> (N, F) float32, of its pretrained weights.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    labels: np.ndarray  # (N,) int64, index into classes
+    ids: tuple[str, ...]  # (N,) unique: path relative to the folder, or e.g. "digits/00017"
+    given: tuple[str, ...]  # (N,) the subset the source itself gives: "train", "validation", "test" or ""
+    hashes: tuple[str, ...]  # (N,) SHA-256 of the decoded RGB content, or of the point to 6 decimals
+    features: Mapping[str, np.ndarray] = field(default_factory=dict)
+    points: np.ndarray | None = None  # (N, d) float64
+    load: Callable[[int], Image.Image] | None = None  # RGB image i
+    skipped: pd.DataFrame = field(default_factory=lambda: _skipped([]))  # columns file, reason
+    sizes: np.ndarray | None = None  # (N, 2) width and height in pixels, before any resizing
+    crop: bool = True  # False: load_pixels resizes plainly, without cutting a border off
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def _skipped(rows: list[tuple[str, str]]) -> pd.DataFrame:
+    return pd.DataFrame(sorted(rows), columns=["file", "reason"])
+
+
+def _from_arrays(name: str, images: np.ndarray, **fields) -> Dataset:
+    """A data set of (N, H, W, 3) uint8 images in memory."""
+    load = partial(_nth_array, images)
+    hashes = tuple(content_hash(load(i)) for i in range(len(images)))
+    sizes = np.tile(images.shape[2:0:-1], (len(images), 1))
+    return Dataset(name, load=load, hashes=hashes, sizes=sizes, **fields)
+
+
+def _nth_array(images: np.ndarray, index: int) -> Image.Image:
+    return Image.fromarray(images[index])
+
+
+def _digits(name: str, wanted: range) -> Dataset:
+    bunch = load_digits()
+    index = np.flatnonzero(np.isin(bunch.target, wanted))
+    grey = np.round(bunch.images[index] * (255 / 16)).astype(np.uint8)
+    return _from_arrays(
+        name,
+        np.repeat(grey[..., None], 3, axis=-1),
+        classes=tuple(str(digit) for digit in wanted),
+        labels=bunch.target[index].astype(np.int64) - wanted.start,
+        ids=tuple(f"digits/{i:05d}" for i in index),
+        given=("",) * len(index),
+        crop=False,
+    )
+
+
+def digits() -> Dataset:
+    """scikit-learn's 8 x 8 handwritten digits 5 to 9, the target task."""
+    return _digits("digits", range(5, 10))
+
+
+def digits_source() -> Dataset:
+    """scikit-learn's 8 x 8 handwritten digits 0 to 4, on which a backbone is trained before its transfer."""
+    return _digits("digits_source", range(5))
+
+
+def image_folder(data_dir: str | Path | None = None) -> Dataset:
+    """The images of any folder laid out as CLASS/* or train/CLASS/*, val/CLASS/*, test/CLASS/*.
+
+    Files that cannot be used are listed in `skipped` with the reason. An empty class is a ValueError.
+    """
+    if not data_dir:
+        raise ValueError(f"image_folder needs data_dir=, a folder with {LAYOUT}.")
+    return _read_folder("image_folder", user_path(data_dir))
+
+
+def _read_folder(name: str, root: Path) -> Dataset:
+    folders, skipped = scan_folder(root)
+    rows = []
+    for subset, folder, files in folders:
+        before, reasons = len(rows), set()
+        for path in files:
+            try:
+                image = read_image(path)
+                rows.append((subset, folder.name, path, content_hash(image), image.size))
+            except ValueError as error:
+                skipped.append((path.relative_to(root).as_posix(), str(error)))
+                reasons.add(str(error))
+        if len(rows) == before:
+            why = "; ".join(sorted(reasons)) or "it is empty"
+            raise ValueError(f"The class folder {folder} holds no usable image ({why}); fill or remove it.")
+    given, names, paths, hashes, sizes = zip(*rows, strict=True)
+    classes, labels = np.unique(names, return_inverse=True)
+    return Dataset(
+        name,
+        classes=tuple(str(c) for c in classes),
+        labels=labels.astype(np.int64),
+        ids=tuple(path.relative_to(root).as_posix() for path in paths),
+        given=given,
+        hashes=hashes,
+        load=partial(read_nth, paths),
+        skipped=_skipped(skipped),
+        sizes=np.array(sizes),
+    )
+
+
+def hymenoptera(
+    data_dir: str | Path | None = None, cache_dir: str | Path | None = None, *, base_url: str = HYMENOPTERA_URL
+) -> Dataset:
+    """The ants and bees of the PyTorch transfer-learning tutorial: 244 images in train, 153 in val.
+
+    `data_dir` is hymenoptera_data or its parent; without it the images are downloaded once into `cache_dir`.
+    """
+    root = user_path(data_dir) if data_dir else _cache(cache_dir) / "hymenoptera"
+    if not data_dir and not root.is_dir():
+        hand = f"unpack that file by hand into {root}, or give data_dir= the folder that holds train/ and val/."
+        archive = fetch(base_url, "hymenoptera_data.zip", root.parent, f"sha256:{HYMENOPTERA_SHA256}", hand)
+        with atomic(root) as part, zipfile.ZipFile(archive) as handle:
+            handle.extractall(part)
+    inner = root / "hymenoptera_data"
+    dataset = _read_folder("hymenoptera", inner if inner.is_dir() else root)
+    if dataset.classes != ("ants", "bees"):
+        raise ValueError(f"{root} holds {', '.join(dataset.classes)}, not ants and bees; use dataset image_folder.")
+    return dataset
+
+
+def ants_bees() -> Dataset:
+    """The samples of `hymenoptera` as features that ship with this package, for frozen heads; no image is needed.
+
+    They are those of SqueezeNet 1.1 with its ImageNet weights, at 224 pixels.
+    """
+    card = read_card("ants_bees")
+    ids, given, labels, hashes = ([sample[key] for sample in card["samples"]] for key in SAMPLE_KEYS)
+    return Dataset(
+        "ants_bees",
+        classes=tuple(card["classes"]),
+        labels=np.array(labels, np.int64),
+        ids=tuple(ids),
+        given=tuple(given),
+        hashes=tuple(hashes),
+        features={card["model"]: read_arrays("ants_bees")["features"]},
+    )
+
+
+def _cache(cache_dir: str | Path | None) -> Path:
+    return user_path(cache_dir) if cache_dir else PROJECT / "data"
+
+
+def _cifar10_pair(
+    name: str,
+    pair: tuple[str, str],
+    data_dir: str | Path | None = None,
+    cache_dir: str | Path | None = None,
+    *,
+    max_train: int = 10_000,
+    max_test: int = 2_000,
+    base_url: str = CIFAR10_URL,
+) -> Dataset:
+    """Two classes of CIFAR-10 (32 x 32), the first `max_train` and `max_test` images, half of each class.
+
+    `data_dir` is the folder that holds cifar-10-batches-py; without it the archive goes into `cache_dir`.
+    """
+    from torchvision.datasets import CIFAR10  # torch takes seconds to import and only this needs it
+
+    root = user_path(data_dir) if data_dir else _cache(cache_dir)
+    hand = f"put {CIFAR10.filename} into {root} by hand and unpack it, or give data_dir= the folder that holds it."
+    try:
+        CIFAR10(str(root), train=False)
+    except RuntimeError:
+        if data_dir:
+            raise FileNotFoundError(f"{root} holds no intact {CIFAR10.base_folder}; {hand}") from None
+        fetch(base_url, CIFAR10.filename, root, f"md5:{CIFAR10.tgz_md5}", hand)
+    images, labels, ids, given = [], [], [], []
+    for subset, limit in (("train", max_train), ("test", max_test)):
+        part = CIFAR10(str(root), train=subset == "train", download=not data_dir)
+        of_class = [np.flatnonzero(np.equal(part.targets, part.class_to_idx[c]))[: limit // 2] for c in pair]
+        index = np.sort(np.concatenate(of_class))
+        images.append(part.data[index])
+        labels.append(np.isin(index, of_class[1]).astype(np.int64))
+        ids += [f"{subset}/{i:05d}" for i in index]
+        given += [subset] * len(index)
+    return _from_arrays(
+        name,
+        np.concatenate(images),
+        classes=pair,
+        labels=np.concatenate(labels),
+        ids=tuple(ids),
+        given=tuple(given),
+    )
+
+
+def _plane(name: str, points: np.ndarray, labels: np.ndarray, classes: tuple[str, str]) -> Dataset:
+    """Standardised points in the published order: 2000 for training, the unused ones, 200 for testing."""
+    scaled = StandardScaler().fit_transform(points)
+    train, test = train_test_split(np.arange(len(points)), test_size=200, random_state=42)
+    order = np.concatenate([train, test])
+    given = np.array([""] * len(order), dtype="<U10")
+    given[:2000], given[len(train) :] = "train", "test"
+    scaled = scaled[order]
+    return Dataset(
+        name,
+        classes=classes,
+        labels=labels[order].astype(np.int64),
+        ids=tuple(f"{name}/{i:05d}" for i in order),
+        given=tuple(given.tolist()),
+        hashes=tuple(hashlib.sha256(point.tobytes()).hexdigest() for point in scaled.round(6)),
+        points=scaled,
+    )
+
+
+def spirals(*, turns: float = 1.52, noise: float = 0.7) -> Dataset:
+    """Two spirals of 2200 points each, as published for 1.52 and 2.0 turns (arXiv:1912.08278)."""
+    rng = np.random.RandomState(21)
+    angle = np.sqrt(rng.rand(2200, 1)) * turns * 2 * np.pi
+    x = -np.cos(angle) * angle + rng.rand(2200, 1) * noise
+    y = np.sin(angle) * angle + rng.rand(2200, 1) * noise
+    arm = np.hstack([x, y])
+    return _plane("spirals", np.vstack([arm, -arm]), np.repeat([0, 1], 2200), ("first", "second"))
+
+
+def moons() -> Dataset:
+    """Two interleaved half circles, 2200 points in total."""
+    return _plane("moons", *make_moons(2200, shuffle=True, noise=0.2, random_state=21), ("upper", "lower"))
+
+
+def square() -> Dataset:
+    """Points inside and outside a square, 2200 in total, labelled before they are jittered."""
+    rng = np.random.RandomState(21)
+    points = rng.uniform(-2, 2, (2200, 2))
+    labels = np.abs(points).max(axis=1) > 1.2
+    return _plane("square", points + rng.uniform(-0.1, 0.1, points.shape), labels, ("inside", "outside"))
+
+
+DATASETS: dict[str, Callable[..., Dataset]] = {
+    "digits": digits,
+    "digits_source": digits_source,
+    "ants_bees": ants_bees,
+    "hymenoptera": hymenoptera,
+    "cifar10_cat_dog": partial(_cifar10_pair, "cifar10_cat_dog", ("cat", "dog")),
+    "cifar10_plane_car": partial(_cifar10_pair, "cifar10_plane_car", ("airplane", "automobile")),
+    "image_folder": image_folder,
+    "spirals": spirals,
+    "moons": moons,
+    "square": square,
+}
+
+
+def load_dataset(
+    name: str, *, data_dir: str | Path | None = None, cache_dir: str | Path | None = None, **options
+) -> Dataset:
+    """The data set registered as `name`; ValueError for a name or an option that does not exist."""
+    if name not in DATASETS:
+        raise ValueError(f"Unknown dataset {name!r}; known are {', '.join(DATASETS)}.")
+    known = list(inspect.signature(DATASETS[name]).parameters)
+    if data_dir is not None:
+        options["data_dir"] = data_dir
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise ValueError(f"Dataset {name!r} has no option {unknown[0]!r}; it has {', '.join(known) or 'none'}.")
+    if "cache_dir" in known:
+        options["cache_dir"] = cache_dir
+    return DATASETS[name](**options)
+
+
+def load_pixels(dataset: Dataset, image_size: int, resize: int | None = None) -> np.ndarray:
+    """(N, 3, S, S) uint8: short side resized to `resize` (default 256/224 of S), then the centre S x S.
+
+    Tiny images such as the digits are resized plainly to S x S unless `resize` is given.
+    """
+    if dataset.load is None:
+        instead = "features" if dataset.features else "points"
+        raise ValueError(f"Dataset {dataset.name!r} has {instead}, not images; use dataset.{instead}.")
+    if image_size < 1 or (resize is not None and resize < image_size):
+        raise ValueError(f"resize={resize}, image_size={image_size}: expected 1 <= image_size <= resize.")
+    if resize is None:
+        resize = image_size * 256 // 224 if dataset.crop else image_size
+    pixels = np.empty((len(dataset), 3, image_size, image_size), np.uint8)
+    for i in range(len(dataset)):
+        pixels[i] = np.asarray(resize_crop(dataset.load(i), image_size, resize)).transpose(2, 0, 1)
+    return pixels

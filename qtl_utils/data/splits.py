@@ -1,0 +1,234 @@
+"""Which sample trains, selects and tests in every repeat; duplicates across them; the card of a data set."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from numbers import Integral, Real
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from qtl_utils.study.paths import atomic
+
+if TYPE_CHECKING:
+    from qtl_utils.data.datasets import Dataset
+
+SUBSETS = ("train", "validation", "test")
+PROTOCOLS = ("repeated", "as_published", "fixed")
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """The subset of every sample in every split: (n_splits, N) of "train", "validation", "test" or "" (unused)."""
+
+    protocol: str  # one of PROTOCOLS
+    subsets: np.ndarray  # (n_splits, N) of str
+
+    @property
+    def n_splits(self) -> int:
+        return len(self.subsets)
+
+    def indices(self, split: int, subset: str) -> np.ndarray:
+        """The samples of one subset of one split, in the data set's order; (n,) int64, may be empty."""
+        if subset not in SUBSETS:
+            raise ValueError(f"Unknown subset {subset!r}; expected one of {', '.join(SUBSETS)}.")
+        return np.flatnonzero(self.subsets[split] == subset)
+
+    def table(self, dataset: Dataset) -> pd.DataFrame:
+        """Number of samples `n` per split, subset and class."""
+        rows = [
+            (split, subset, name, int((dataset.labels[self.indices(split, subset)] == label).sum()))
+            for split in range(self.n_splits)
+            for subset in SUBSETS
+            if len(self.indices(split, subset))
+            for label, name in enumerate(dataset.classes)
+        ]
+        return pd.DataFrame(rows, columns=["split", "subset", "class", "n"])
+
+
+def make_splits(
+    dataset: Dataset,
+    *,
+    protocol: str = "repeated",
+    n_splits: int = 1,
+    seed: int = 0,
+    train: float = 0.6,
+    validation: float = 0.2,
+    test: float = 0.2,
+) -> Splits:
+    """Splits of `dataset`, stratified by class; sizes are fractions (float) or numbers of samples (int).
+
+    "repeated" draws `n_splits` of them, each from [seed, split] alone; samples with equal content stay together.
+    "as_published" is the source's own train set, tested on its test (else validation) set, no validation.
+    "fixed" is the source's own train, validation and test; a missing validation is cut from train.
+    ValueError when a class has too few samples for a subset, or the source gives no such subset.
+    """
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"Unknown protocol {protocol!r}; expected one of {', '.join(PROTOCOLS)}.")
+    if n_splits < 1 or (n_splits > 1 and protocol != "repeated"):
+        limit = "at least 1" if protocol == "repeated" else "1"
+        raise ValueError(f"n_splits={n_splits} with protocol {protocol!r}: expected {limit}.")
+    if protocol == "repeated":
+        asked = {"train": train, "validation": validation, "test": test}
+        everything = np.arange(len(dataset.labels))
+        drawn = [_draw(dataset, everything, asked, np.random.default_rng([seed, s])) for s in range(n_splits)]
+        return Splits(protocol, np.array(drawn))
+    given = np.array(dataset.given)
+    tested = "test" if protocol == "fixed" or "test" in given else "validation"
+    for needed in ("train", tested):
+        if needed not in given:
+            raise ValueError(f"Dataset {dataset.name!r} gives no {needed} set; use protocol 'repeated'.")
+    subsets = np.where(given == "train", "train", np.where(given == tested, "test", "")).astype("<U10")
+    if protocol == "fixed" and "validation" in given:
+        subsets[given == "validation"] = "validation"
+    elif protocol == "fixed":
+        pool = np.flatnonzero(given == "train")
+        rest = len(pool) - validation if isinstance(validation, Integral) else 1.0 - validation
+        if rest <= 0:
+            few = f"validation={validation} leaves none of the {len(pool)} training samples of {dataset.name!r}"
+            raise ValueError(f"{few}; ask for fewer.")
+        rng = np.random.default_rng([seed, 0])
+        subsets[pool] = _draw(dataset, pool, {"train": rest, "validation": validation}, rng)
+    return Splits(protocol, subsets[None])
+
+
+def _draw(dataset: Dataset, pool: np.ndarray, asked: dict[str, float], rng: np.random.Generator) -> np.ndarray:
+    """(len(pool),) subset of each sample of `pool`: stratified, and equal hashes in one subset."""
+    labels = dataset.labels[pool]
+    room = _room(dataset, labels, asked)  # (classes, subsets + unused) samples still to place
+    column = np.empty(len(pool), dtype=int)
+    _, group, size = np.unique(np.array(dataset.hashes)[pool], return_inverse=True, return_counts=True)
+    copied = np.flatnonzero(size > 1)
+    for g in copied[np.argsort(-size[copied], kind="stable")]:  # the largest first, while there is room
+        members = np.flatnonzero(group == g)
+        need = np.bincount(labels[members], minlength=len(room))
+        weight = room[labels[members[0]]] * (room >= need[:, None]).all(axis=0)
+        if not weight.any():
+            name = dataset.ids[pool[members[0]]]
+            raise ValueError(f"The {len(members)} copies of {name} fit into no subset together; remove copies.")
+        column[members] = chosen = rng.choice(len(weight), p=weight / weight.sum())
+        room[:, chosen] -= need
+    for label, places in enumerate(room):
+        single = np.flatnonzero((size[group] == 1) & (labels == label))
+        column[single] = rng.permutation(np.repeat(np.arange(len(places)), places))
+    return np.array([*asked, ""], dtype="<U10")[column]
+
+
+def _room(dataset: Dataset, labels: np.ndarray, asked: dict[str, float]) -> np.ndarray:
+    """(classes, subsets + unused) number of samples: totals as asked, each in proportion to the classes."""
+    totals = _totals(dataset.name, asked, len(labels))
+    left = np.bincount(labels, minlength=len(dataset.classes))
+    columns = []
+    for total in totals:
+        columns.append(_round_shares(left * (total / max(left.sum(), 1)), total))
+        left = left - columns[-1]
+    room = np.stack(columns, axis=1)
+    for (subset, size), places in zip(asked.items(), room.T, strict=False):
+        if size and not places.all():
+            name = dataset.classes[int(np.argmin(places))]
+            raise ValueError(
+                f"Dataset {dataset.name!r}: {subset}={size} leaves no sample of class {name!r} for {subset} "
+                f"({int((labels == dataset.classes.index(name)).sum())} samples in all); add samples or ask for more."
+            )
+    return room
+
+
+def _totals(name: str, asked: dict[str, float], n: int) -> np.ndarray:
+    """(subsets + unused,) number of samples in each, from all fractions or all numbers."""
+    sizes = np.array([float(v) if isinstance(v, Real) and not isinstance(v, bool) else -1 for v in asked.values()])
+    text = ", ".join(f"{subset}={size}" for subset, size in asked.items())
+    counted = all(isinstance(v, Integral) for v in asked.values() if v)
+    if not (sizes >= 0).all() or not sizes[0]:
+        raise ValueError(f"Split sizes {text}: expected numbers of at least 0, and some for train.")
+    if not counted and (any(isinstance(v, Integral) for v in asked.values() if v) or sizes.sum() > 1 + 1e-9):
+        raise ValueError(f"Split sizes {text}: expected fractions with a sum of at most 1, or whole numbers only.")
+    if counted and sizes.sum() > n:
+        raise ValueError(f"Split sizes {text}: dataset {name!r} holds only {n} samples; ask for fewer.")
+    shares = sizes if counted else sizes * n
+    return _round_shares(np.append(shares, max(n - shares.sum(), 0)), n)
+
+
+def _round_shares(shares: np.ndarray, total: int) -> np.ndarray:
+    """Whole numbers near `shares` that add up to `total` (largest remainder)."""
+    whole = np.floor(shares + 1e-9).astype(int)
+    largest = np.argsort(whole - shares, kind="stable")
+    whole[largest[: int(total) - whole.sum()]] += 1
+    return whole
+
+
+def save_splits(splits: Splits, dataset: Dataset, path: str | Path) -> None:
+    """Writes id, hash and subset per split of every sample to a JSON file, one line per sample."""
+    head = {"dataset": dataset.name, "protocol": splits.protocol}
+    rows = zip(dataset.ids, dataset.hashes, splits.subsets.T.tolist(), strict=True)
+    lines = [json.dumps({"id": i, "hash": h, "subsets": s}, ensure_ascii=False) for i, h, s in rows]
+    text = json.dumps(head)[:-1] + ', "samples": [\n' + ",\n".join(lines) + "\n]}\n"
+    with atomic(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def load_splits(path: str | Path, dataset: Dataset) -> Splits:
+    """The splits in a file; ValueError if they were made for other samples than those of `dataset`."""
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        samples = {s["id"]: s for s in content["samples"]}
+        subsets = np.array([samples[i]["subsets"] for i in dataset.ids if i in samples], dtype="<U10").T
+        protocol = content["protocol"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not a splits file ({error}); delete it to draw the splits anew.") from error
+    other = sorted(set(samples) ^ set(dataset.ids))
+    other += [i for i, h in zip(dataset.ids, dataset.hashes, strict=True) if not other and samples[i]["hash"] != h]
+    if other:
+        raise ValueError(
+            f"{path} was made for other data than {dataset.name!r}: {len(other)} samples differ, first {other[0]!r}; "
+            "restore the data or delete the file to draw the splits anew."
+        )
+    return Splits(protocol, subsets)
+
+
+def find_duplicates(dataset: Dataset, splits: Splits | None = None) -> pd.DataFrame:
+    """Every sample whose content occurs more than once: hash, id, class, given, crosses_subsets.
+
+    `crosses_subsets`: copies lie in different subsets of some split (without `splits`: of the given ones).
+    Only exact copies of the decoded content are found, not similar pictures.
+    """
+    table = pd.DataFrame(
+        {
+            "hash": dataset.hashes,
+            "id": dataset.ids,
+            "class": [dataset.classes[label] for label in dataset.labels],
+            "given": dataset.given,
+        }
+    )
+    table = table[table.duplicated("hash", keep=False)]
+    rows = np.array([dataset.given]) if splits is None else splits.subsets
+    crosses = {
+        value: any(len(set(row[list(index)]) - {""}) > 1 for row in rows)
+        for value, index in table.groupby("hash").groups.items()
+    }
+    table = table.assign(crosses_subsets=table["hash"].map(crosses).astype(bool))
+    return table.sort_values(["hash", "id"], ignore_index=True)
+
+
+def dataset_card(dataset: Dataset, splits: Splits) -> dict:
+    """What a data set holds and how it is split, as plain values for a JSON file."""
+    duplicates = find_duplicates(dataset, splits)
+    counts = np.bincount(dataset.labels, minlength=len(dataset.classes))
+    return {
+        "name": dataset.name,
+        "n": len(dataset.labels),
+        "classes": dict(zip(dataset.classes, counts.tolist(), strict=True)),
+        "sha256": hashlib.sha256("\n".join(dataset.hashes).encode()).hexdigest(),
+        "skipped": dataset.skipped.to_dict("records"),
+        "duplicates": {
+            "samples": len(duplicates),
+            "groups": int(duplicates["hash"].nunique()),
+            "groups_crossing_subsets": int(duplicates.loc[duplicates["crosses_subsets"], "hash"].nunique()),
+        },
+        "protocol": splits.protocol,
+        "n_splits": splits.n_splits,
+        "splits": splits.table(dataset).to_dict("records"),
+    }

@@ -1,0 +1,254 @@
+"""Checks of the doctor: how circuits are simulated, differentiated, seeded and saved."""
+
+import io
+import math
+import random
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pennylane as qml
+import torch
+from torch import nn
+
+from qtl_utils.circuits.program import expand
+from qtl_utils.circuits.simulators import METHODS, Counts
+from qtl_utils.doctor.diagnosis import Finding, Patient, alike, check, fail, listed, ok, skipped, warn
+from qtl_utils.doctor.probe import Site, observe, saved_by_circuits
+
+REPEATS = 12  # of a sampled gradient: with few of them a ratio below 1 can pass for one above it
+REVERSE = ("backprop", "adjoint")  # methods whose cost does not grow with the number of angles
+
+
+@check("per_sample_loop", "how often the circuit runs per batch", section="simulators#loop")
+def per_sample_loop(p: Patient) -> Finding:
+    if not p.seen.sites:
+        return skipped("the model has no circuit")
+    site = max(p.seen.sites, key=lambda s: s.calls)
+    few = next((s.calls for s in observe(p.model, p.images[:2]).sites if s.key == site.key), site.calls)
+    if len(p.images) > 2 and site.calls > few and site.calls >= len(p.images):
+        cause = "forward loops over the samples of a batch; simulators take the whole batch at once"
+        fix = "pass the batch: inputs[..., i] in the circuit, torch.stack(outputs, dim=-1) after it"
+        return fail(f"circuit '{site.name}' runs {site.calls} times for {len(p.images)} samples", cause, fix)
+    return ok(f"circuit '{site.name}' runs {site.calls} time{'s' * (site.calls > 1)} for {len(p.images)} samples")
+
+
+@check("method", "the differentiation method that is used", section="simulators#method", steps=2)
+def method(p: Patient) -> Finding:
+    sites = [s for s in p.seen.sites if s.node is not None]
+    if not sites:
+        kinds = [f"{s.name}: {s.method or 'by its own rule'}" for s in p.seen.sites]
+        return ok(listed(kinds)) if kinds else skipped("the model has no circuit")
+    site = sites[0]
+    args, kwargs = site.arguments
+    asked = site.method
+    used = qml.workflow.get_best_diff_method(site.node)(*args, **kwargs) if asked == "best" else asked
+    with qml.Tracker(site.node.device) as tracker:
+        p.gradients(*p.few)
+    runs = tracker.totals.get("executions", 0) + tracker.totals.get("derivatives", 0)
+    counts = _counts(site)
+    formula = METHODS[used].executions(counts) if used in METHODS and METHODS[used].executions else None
+    expected = f"; {used} needs {formula} a sample for {counts.gates} angles" if formula else ""
+    evidence = f"asked '{asked}', used '{used}': {runs} executions for {len(p.few[0])} samples{expected}"
+    if asked == "best" and used not in REVERSE:
+        cause = f"'best' means '{used}' on this device and with these measurements"
+        return warn(evidence, cause, "name the method; without shots 'backprop' or 'adjoint' are the fast ones")
+    return ok(evidence)
+
+
+def _counts(site: Site) -> Counts:
+    tape = site.tape()
+    gates = list(expand(tape.operations))
+    angles = sum(any(isinstance(v, torch.Tensor) and v.requires_grad for v in gate.parameters) for gate in gates)
+    return Counts(angles, len(tape.measurements), len(gates))
+
+
+@check(
+    "time",
+    "where a step's time goes",
+    section="simulators#time",
+    steps=15,
+    explained_by=("per_sample_loop", "method", "gradient_correct"),
+)
+def where_time_goes(p: Patient) -> Finding:
+    sites = [s for s in p.seen.sites if s.node is not None and not s.shots]
+    if not sites:
+        return ok(f"a step takes {p.step_seconds:.3f} s; there is no other PennyLane method to compare with")
+    site = sites[0]
+    args, kwargs = site.arguments
+    runs, own = _cost(site.node, args, kwargs)
+    share = min(own * site.calls / _least_seconds(p.gradients), 1.0)
+    others = {}
+    for name in REVERSE:
+        if name != site.method and not (site.method == "best" and name == "backprop"):
+            try:
+                node = qml.QNode(site.node.func, site.node.device, interface="torch", diff_method=name)
+                others[name] = _cost(node, args, kwargs)
+            except Exception:  # this device refuses this method
+                continue
+    told = "".join(f", with '{name}' {n} and {t / own:.2f} of that" for name, (n, t) in others.items())
+    evidence = f"circuit {share:.0%} of a step of {p.step_seconds:.3f} s: {runs} executions, {own:.3f} s{told}"
+    best = next(iter(others), "")
+    if best and site.method not in (*REVERSE, "best") and others[best][0] * 4 < runs and share > 0.01:
+        cause = f"'{site.method}' runs the circuit anew for every angle"
+        return warn(evidence, cause, f"diff_method='{best}' on a simulator; '{site.method}' is for hardware and shots")
+    return ok(evidence)
+
+
+def _cost(node, args, kwargs) -> tuple[int, float]:
+    """Executions and seconds of one step of a circuit. The verdict goes by the first, which no busy machine changes."""
+    with qml.Tracker(node.device) as tracker:
+        _node_step(node, args, kwargs)
+    runs = tracker.totals.get("executions", 0) + tracker.totals.get("derivatives", 0)
+    return runs, _least_seconds(lambda: _node_step(node, args, kwargs))
+
+
+def _node_step(node, args, kwargs) -> None:
+    fresh = lambda v: v.detach().requires_grad_() if isinstance(v, torch.Tensor) else v  # noqa: E731
+    args, kwargs = [fresh(v) for v in args], {k: fresh(v) for k, v in kwargs.items()}
+    out = node(*args, **kwargs)
+    sum(o.sum() for o in (out if isinstance(out, (list, tuple)) else [out])).backward()
+
+
+def _least_seconds(step: Callable[[], object], repeats: int = 3) -> float:
+    """The shortest of a few: what else the machine does only adds to it."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+@check("memory", "what the circuit keeps for the backward pass", section="simulators#memory", steps=2)
+def memory(p: Patient) -> Finding:
+    if not p.seen.sites:
+        return skipped("the model has no circuit")
+    kept = saved_by_circuits(p.model, p.images)
+    site = p.seen.sites[0]
+    states = 3 * 16 * 2**site.n_qubits * len(p.images)
+    evidence = (
+        f"{_size(kept)} for {len(p.images)} samples of {site.n_qubits} qubits, where three states are {_size(states)}"
+    )
+    if kept > p.memory_limit:
+        cause = "backprop keeps the state after every gate: 16 bytes x 2^qubits x gates x batch"
+        fix = "diff_method='adjoint', whose memory does not grow with depth, or a smaller batch"
+        return warn(f"{evidence}; the limit is {_size(p.memory_limit)}", cause, fix)
+    return ok(evidence)
+
+
+def _size(n: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if n < 1000:
+            return f"{n:.3g} {unit}"
+        n /= 1000
+    return f"{n:.3g} GB"
+
+
+@check("shot_noise", "signal to noise of the gradient", section="simulators#shots", steps=REPEATS)
+def shot_noise(p: Patient) -> Finding:
+    if not p.shots:
+        return ok("no shots: outputs are exact") if p.seen.sites else skipped("the model has no circuit")
+    if not p.angles:
+        return skipped("the model has no trainable angles")
+    rows = []
+    for _ in range(REPEATS):
+        _, grads = p.gradients(*p.few)
+        rows.append(torch.cat([grads[name].double().flatten() for name in p.angles]))
+    found = torch.stack(rows)
+    signal = (found.mean(0).square() - found.var(0) / len(found)).sum().clamp(min=0).sqrt()
+    ratio = (signal / found.var(0).sum().sqrt()).item()
+    shots = max(s.shots for s in p.seen.sites)
+    evidence = f"{shots} shots: signal to noise {ratio:.2g} over {REPEATS} repeats of {len(p.few[0])} samples"
+    if ratio < 1:
+        more = f"about {math.ceil(shots / max(ratio, 0.1) ** 2 * 9):,} shots for a ratio of 3"
+        return fail(evidence, "sampling noise is larger than the gradient", f"{more}, larger batches, or no shots")
+    return ok(evidence)
+
+
+@check("reproducible", "which seeds the results depend on", section="simulators#seeds", steps=6)
+def reproducible(p: Patient) -> Finding:
+    if p.factory is None:
+        if not p.noisy:
+            return ok("two passes are equal; a function that makes the model instead of the model tells more")
+        if p.shots:
+            return skipped("the circuit samples shots; a function that makes the model tells which seed fixes them")
+        cause = "something draws random numbers in eval mode"
+        return warn("two passes in eval mode differ", cause, "seed it, or draw only if self.training")
+    sources = {"torch": torch.manual_seed, "NumPy": np.random.seed, "Python": random.seed}
+    missing = [name for name in sources if not _same(p, [s for n, s in sources.items() if n != name], sources[name])]
+    if not _same(p, list(sources.values()), None):
+        cause = "a generator of its own that nobody seeds: default_rng(), a device made without a seed"
+        return fail("two models made with all seeds set alike differ", cause, "qml.device(..., seed=0), default_rng(0)")
+    beyond = [name for name in missing if name != "torch"]
+    if beyond:
+        cause = f"torch.manual_seed does not seed {' and '.join(beyond)}, from which devices and initial weights draw"
+        fix = "qml.device(..., seed=...), or seed_everything(seed) before the model is made"
+        return warn(f"two models differ unless {' and '.join(beyond)} is seeded too", cause, fix)
+    return ok("torch.manual_seed fixes weights and outputs")
+
+
+def _same(p: Patient, seeds: list[Callable], unseeded: Callable | None) -> bool:
+    """Whether two models made with these generators seeded alike, and another one differently, give the same."""
+    outputs = []
+    for run in range(2):
+        for seed in seeds:
+            seed(0)
+        if unseeded:
+            unseeded(17 + run)
+        with torch.no_grad():
+            outputs.append(p.factory().eval()(p.images))
+    return alike(*outputs)
+
+
+@check("saving", "whether state_dict holds everything", section="simulators#saving", steps=1)
+def saving(p: Patient) -> Finding:
+    before = p.model(p.images).detach()
+    state = {name: value.clone() for name, value in p.model.state_dict().items()}
+    lost = [name for name, _ in p.model.named_parameters() if name not in state]
+    if lost:
+        fix = "leave state_dict as nn.Module has it"
+        return fail(f"state_dict lacks {listed(lost)}", "the module overrides it", fix)
+    if p.noisy:
+        return skipped("no two passes are equal; see 'reproducible'")
+    if plain := _plain_tensors(p, before):
+        cause = "a tensor that is neither a parameter nor a buffer shapes the output; a new model may draw another"
+        fix = "self.register_buffer(name, tensor), or nn.Parameter if it is trained"
+        return warn(f"state_dict lacks {listed(plain)}", cause, fix)
+    if _changed_by_loading(p, state, before):
+        return fail(
+            "a model loaded from its state_dict gives other outputs", "a tensor outside of it", "register_buffer"
+        )
+    try:
+        torch.save(p.model, io.BytesIO())
+    except Exception as error:
+        return ok(f"state_dict holds everything; torch.save(model) raises {type(error).__name__}, so save state_dict")
+    return ok("state_dict holds everything")
+
+
+def _plain_tensors(p: Patient, before: torch.Tensor) -> list[str]:
+    """Tensors that are attributes of modules and nothing more, and without which the outputs would be others."""
+    found = []
+    for name, module in p.model.named_modules():
+        for key, value in list(vars(module).items()):
+            plain = isinstance(value, torch.Tensor) and not isinstance(value, nn.Parameter)
+            if not plain or value.grad_fn is not None or not value.is_floating_point():
+                continue
+            try:
+                vars(module)[key] = value + 1
+                if not torch.allclose(before, p.model(p.images).detach(), atol=1e-6):
+                    found.append(f"{name}.{key}" if name else key)
+            finally:
+                vars(module)[key] = value
+    return found
+
+
+def _changed_by_loading(p: Patient, state: dict, before: torch.Tensor) -> bool:
+    """Whether a model whose tensors were spoilt gives other outputs after its state_dict is loaded back."""
+    with p.kept():
+        for name, tensor in [*p.model.named_parameters(), *p.model.named_buffers()]:
+            if name in state and tensor.is_floating_point():
+                tensor.data.add_(1.0)
+        p.model.load_state_dict(state)
+        after = p.model(p.images).detach()
+    return not torch.allclose(before, after, atol=1e-6)

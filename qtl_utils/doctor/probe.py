@@ -1,0 +1,294 @@
+"""One watched forward pass: which circuits run, on what, and which steps of it no gradient passes."""
+
+import contextlib
+import copy
+import sysconfig
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pennylane as qml
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from qtl_utils.circuits.ansatze import make_circuit
+from qtl_utils.circuits.layer import QuantumLayer
+
+SQUASHES = {"tanh": 1.0, "sigmoid": 0.5, "atan": torch.pi / 2, "arctan": torch.pi / 2}  # and half of their range
+FLAT = {"sign", "sgn", "round", "floor", "ceil", "trunc", "heaviside"}  # their derivative is zero
+CUTS = {"item", "__float__", "__int__", "tolist", "numpy", "__array__", "detach", "argmax", "tensor", "as_tensor"}
+CUTS |= {"gt", "lt", "ge", "le", "int", "long", "bool", "__bool__"}
+OWN = [
+    str(path) for path in Path(__file__).parent.rglob("*.py") if path.name != "faults.py"
+]  # whose models are strangers
+LIBRARIES = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), *OWN)
+
+
+@dataclass
+class Site:
+    """A circuit in a model: the module that owns its angles, and what passed through it.
+
+    `calls` is how often it ran in one forward pass, `inputs` what it was handed (each a tensor), `outputs` what it
+    gave, still in the graph. `node` is PennyLane's QNode, where there is one, with the arguments of its first call.
+    """
+
+    name: str
+    module: nn.Module
+    kind: str  # QuantumLayer, TorchConnector or QNode
+    calls: int = 0
+    inputs: list[torch.Tensor] = field(default_factory=list)
+    outputs: list[torch.Tensor] = field(default_factory=list)
+    node: qml.QNode | None = None
+    arguments: tuple = ((), {})
+    angles: list[nn.Parameter] = field(default_factory=list)
+
+    @property
+    def key(self) -> tuple:
+        """The same in every pass, although a module may make its QNodes anew."""
+        function = getattr(self.node, "func", None)
+        return id(self.module), id(getattr(function, "__code__", function))
+
+    @property
+    def output(self) -> torch.Tensor:
+        """All outputs of the pass as one vector."""
+        return torch.cat([out.reshape(-1) for out in self.outputs])
+
+    @property
+    def shots(self) -> int:
+        return (self.node.shots.total_shots or 0) if self.node is not None else 0
+
+    @property
+    def method(self) -> str:
+        """The differentiation method that was asked for."""
+        if self.node is not None:
+            return str(self.node.diff_method)
+        return getattr(self.module, "diff_method", "")
+
+    def tape(self) -> qml.tape.QuantumScript | None:
+        """The circuit of the first call as PennyLane's tape; None for circuits that are not PennyLane's."""
+        if self.node is not None:
+            args, kwargs = self.arguments
+            return qml.workflow.construct_tape(self.node, level="top")(*args, **kwargs)
+        if isinstance(self.module, QuantumLayer):
+            circuit = make_circuit(self.module.ansatz, self.module.encoding, self.module.n_qubits)
+            return qml.tape.make_qscript(circuit)(self.inputs[0][:1], self.module.weights)
+        return None
+
+    @property
+    def n_qubits(self) -> int:
+        if (tape := self.tape()) is not None:
+            return len(tape.wires)
+        network = getattr(self.module, "neural_network", None)
+        return getattr(getattr(network, "circuit", None), "num_qubits", 0)
+
+
+@dataclass
+class Observation:
+    """What one forward pass showed."""
+
+    output: torch.Tensor | None = None
+    sites: list[Site] = field(default_factory=list)
+    stops: list[tuple[str, str]] = field(
+        default_factory=list
+    )  # function that ends the gradient, and where it is called
+    squashes: list[tuple[str, torch.Tensor, str]] = field(default_factory=list)  # function, output, feeds which site
+    dtypes: list[tuple[str, torch.dtype, torch.dtype]] = field(default_factory=list)  # module, dtype in, dtype out
+    generators: list[tuple[np.random.Generator, dict]] = field(default_factory=list)
+
+
+def observe(model: nn.Module, images: torch.Tensor) -> Observation:
+    """Runs `model(images)` once and watches."""
+    watch = _Watch(model)
+    with watch.hooks(), _nodes(watch), watch:
+        watch.found.output = model(images)
+    return watch.found
+
+
+def saved_by_circuits(model: nn.Module, images: torch.Tensor) -> int:
+    """Bytes that circuits keep from one forward pass for the backward pass."""
+    watch, kept = _Watch(model), {}
+
+    def pack(tensor):
+        if watch.inside:
+            storage = tensor.untyped_storage()
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with watch.hooks(), _nodes(watch), watch, torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = model(images)  # kept alive while storages are counted: an address is not given out twice
+    del output
+    return sum(kept.values())
+
+
+class _Watch(TorchFunctionMode):
+    """Sees every call of a torch function outside of circuits, and every module and QNode that runs."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.found = Observation()
+        self.model = model
+        self.names = {id(m): name or type(m).__name__ for name, m in model.named_modules()}
+        self.stack: list[nn.Module] = []  # modules that are running now, innermost last
+        self.inside = 0  # > 0 while a circuit runs: its own bookkeeping is none of our business
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        watched = not self.inside and (name in FLAT or name in CUTS or name in SQUASHES)
+        wanted = watched and _wants_gradient(args)
+        out = func(*args, **kwargs)
+        if wanted and name in SQUASHES:
+            self.found.squashes.append((name, out.detach(), ""))
+        elif wanted and not (name == "as_tensor" and isinstance(args[0], torch.Tensor)):
+            self.found.stops.append((name, _caller()))
+        return out
+
+    # ---- modules
+
+    @contextlib.contextmanager
+    def hooks(self) -> Iterator[None]:
+        handles = []
+        for name, module in self.model.named_modules():
+            handles.append(module.register_forward_pre_hook(lambda m, args: self._enter(m, args)))
+            handles.append(module.register_forward_hook(lambda m, args, out, n=name: self._leave(n, m, args, out)))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _enter(self, module, args):
+        self.stack.append(module)
+        if _is_circuit(module):
+            self.inside += 1
+
+    def _leave(self, name, module, args, out):
+        self.stack.pop()
+        tensors = [a for a in args if isinstance(a, torch.Tensor) and a.is_floating_point()]
+        if tensors and isinstance(out, torch.Tensor) and out.is_floating_point():
+            self.found.dtypes.append((name, tensors[0].dtype, out.dtype))
+        if _is_circuit(module):
+            self.inside -= 1
+            name = self.names.get(id(module), type(module).__name__)
+            angles = list(module.parameters(recurse=False))
+            self.add(Site(name, module, type(module).__name__, angles=angles), tensors[:1], [out])
+
+    def add(self, site: Site, inputs: list[torch.Tensor], outputs: list[torch.Tensor]) -> None:
+        """Notes one run of a circuit."""
+        known = next((s for s in self.found.sites if s.key == site.key), None)
+        if known is None:
+            self.found.sites.append(known := site)
+        known.calls += 1
+        self.inside += 1  # what follows is our own
+        known.inputs += [x.detach() for x in inputs]
+        if known.calls == 1 and inputs:
+            for number, (function, out, feeds) in enumerate(self.found.squashes):
+                if not feeds and _is_multiple(known.inputs[0], out):
+                    self.found.squashes[number] = function, out, known.name
+        self.inside -= 1
+        known.outputs += outputs
+
+
+def _is_multiple(inputs: torch.Tensor, out: torch.Tensor) -> bool:
+    """Whether a circuit's inputs are these values, or the first of them, times a constant."""
+    x, y = inputs.flatten().double(), out.flatten()[: inputs.numel()].double()
+    if len(x) != len(y) or not y.any():
+        return False
+    return bool((x - (x @ y) / (y @ y) * y).norm() <= 1e-4 * x.norm())
+
+
+def _is_circuit(module: nn.Module) -> bool:
+    """Modules that are circuits by themselves; QNodes are seen when they are called."""
+    own = isinstance(module, QuantumLayer) and module.backend in ("statevector", "qiskit")
+    return own or type(module).__name__ == "TorchConnector"
+
+
+def _wants_gradient(args) -> bool:
+    return any(
+        _wants_gradient(a) if isinstance(a, (list, tuple)) else isinstance(a, torch.Tensor) and a.requires_grad
+        for a in args
+    )
+
+
+def _caller() -> str:
+    """The line of the user's code that is running."""
+    for frame in reversed(traceback.extract_stack()):
+        if not frame.filename.startswith(LIBRARIES):
+            return f"{frame.line} (line {frame.lineno})" if frame.line else f"line {frame.lineno}"
+    return ""
+
+
+@contextlib.contextmanager
+def _nodes(watch: _Watch) -> Iterator[None]:
+    """Notes every QNode that is called, with the innermost module that calls it."""
+    run = qml.QNode.__call__
+
+    def watched(node, *args, **kwargs):
+        if watch.inside:
+            return run(node, *args, **kwargs)
+        _keep_generator(watch.found, node.device)
+        watch.inside += 1
+        try:
+            out = run(node, *args, **kwargs)
+        finally:
+            watch.inside -= 1
+        module = watch.stack[-1] if watch.stack else watch.model
+        owned = {id(p): p for p in watch.model.parameters()}
+        angles, inputs = [], []
+        for tensor in _tensors((*args, *kwargs.values())):
+            leaves = _angles(tensor, owned)
+            (angles if leaves else inputs).extend(leaves or [tensor])
+        angles = list({id(p): p for p in angles}.values()) or list(module.parameters(recurse=False))
+        name = watch.names.get(id(module), type(module).__name__)
+        watch.add(Site(name, module, "QNode", 0, [], [], node, (args, kwargs), angles), inputs, _tensors([out]))
+        return out
+
+    qml.QNode.__call__ = watched
+    try:
+        yield
+    finally:
+        qml.QNode.__call__ = run
+
+
+def _tensors(values) -> list[torch.Tensor]:
+    """All tensors in nested lists, tuples and dicts."""
+    found = []
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            found.append(value)
+        elif isinstance(value, dict):
+            found += _tensors(value.values())
+        elif isinstance(value, (list, tuple, nn.ParameterList)):
+            found += _tensors(value)
+    return found
+
+
+# what may stand between a parameter and the circuit it is an angle of: views, casts, sums and multiples
+SHAPING = ("View", "UnsafeView", "Reshape", "Select", "Slice", "Unsqueeze", "Squeeze", "ToCopy", "Mul", "Div", "Add")
+SHAPING += ("Sub", "Neg", "Stack", "Cat", "Expand", "Repeat", "Clone", "Transpose", "Permute", "Index", "Alias", "T0")
+
+
+def _angles(tensor: torch.Tensor, owned: dict[int, nn.Parameter]) -> list[nn.Parameter]:
+    """The model's parameters that `tensor` is, or is made of without any layer in between; none for anything else."""
+    if id(tensor) in owned:
+        return [owned[id(tensor)]]
+    found, queue = [], [] if tensor.grad_fn is None else [tensor.grad_fn]
+    while queue:
+        node = queue.pop()
+        if hasattr(node, "variable"):
+            if id(node.variable) not in owned:
+                return []
+            found.append(owned[id(node.variable)])
+        elif not type(node).__name__.startswith(SHAPING):
+            return []
+        queue += [following for following, _ in node.next_functions if following is not None]
+    return found
+
+
+def _keep_generator(found: Observation, device) -> None:
+    generator = getattr(device, "_rng", None)
+    if isinstance(generator, np.random.Generator) and all(g is not generator for g, _ in found.generators):
+        found.generators.append((generator, copy.deepcopy(generator.bit_generator.state)))

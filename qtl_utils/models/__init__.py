@@ -1,0 +1,1 @@
+"""Backbones and their features, heads, and the variants that a study compares."""

@@ -1,0 +1,185 @@
+"""Heads on top of a backbone's features, and the variants of the study: quantum head, controls, ablations."""
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import nn
+
+from qtl_utils.circuits.ansatze import ANSATZE, ENCODINGS, find
+from qtl_utils.circuits.layer import QuantumLayer
+from qtl_utils.study.environment import build_seeded
+
+
+@dataclass(frozen=True)
+class HeadSettings:
+    """What a head is built from; one value serves every variant."""
+
+    n_features: int
+    n_classes: int
+    n_qubits: int = 4
+    depth: int = 6
+    ansatz: str = "mari2019"
+    encoding: str = "tanh"
+    angle_init: float = 0.01  # radians
+    backend: str = "statevector"
+    diff_method: str | None = None  # the backend's own
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A row of the comparison: is the backbone trained, which head, and when it cannot be built (a reason, or '')."""
+
+    training: str  # "frozen" or "full"
+    head: Callable[[HeadSettings], nn.Module]
+    about: str
+    refuses: Callable[[HeadSettings], str] = lambda settings: ""
+    circuit: bool = False  # has trainable angles: tuned over lr_quantum too
+
+
+class Squash(nn.Module):
+    """Features to angles in radians, as the encoding asks: tanh(x) * pi/2 in the 2019 model."""
+
+    def __init__(self, encoding: str):
+        super().__init__()
+        self.encoding = encoding
+        self.function = find("encoding", encoding, ENCODINGS).squash
+
+    def forward(self, x):
+        return self.function(x)
+
+    def extra_repr(self):
+        return self.encoding
+
+
+class TrigonometricFeatures(nn.Module):
+    """Products of one of (1, cos, sin) per angle: (..., n) -> (..., 3^n).
+
+    A circuit that every input angle enters once is a linear map of these at any depth, so with a linear layer on
+    top they contain it exactly.
+    """
+
+    def forward(self, angles):
+        out = torch.ones_like(angles[..., :1])
+        for i in range(angles.shape[-1]):
+            a = angles[..., i : i + 1]
+            basis = torch.cat([torch.ones_like(a), a.cos(), a.sin()], dim=-1)  # (..., 3)
+            out = (out[..., :, None] * basis[..., None, :]).flatten(-2)
+        return out
+
+
+def quantum_head(s: HeadSettings, angles="trained", ansatz=None) -> nn.Module:
+    """Linear -> angles -> circuit -> Linear: the dressed quantum circuit of arXiv:1912.08278."""
+    # the classical layers are drawn first, so that they start alike in every head of this width
+    pre, post = nn.Linear(s.n_features, s.n_qubits), nn.Linear(s.n_qubits, s.n_classes)
+    layer = QuantumLayer(
+        s.n_qubits, s.depth, ansatz or s.ansatz, s.encoding, s.angle_init, angles, s.backend, s.diff_method
+    )
+    return nn.Sequential(pre, Squash(s.encoding), layer, post)
+
+
+def linear_head(s: HeadSettings) -> nn.Module:
+    return nn.Linear(s.n_features, s.n_classes)
+
+
+def bottleneck_head(s: HeadSettings, activation: Callable[[], nn.Module], width: int | None = None) -> nn.Module:
+    """Linear -> activation -> Linear, as wide as the quantum head unless `width` says otherwise."""
+    width = width or s.n_qubits
+    return nn.Sequential(nn.Linear(s.n_features, width), activation(), nn.Linear(width, s.n_classes))
+
+
+def no_circuit_head(s: HeadSettings) -> nn.Module:
+    """The quantum head with its circuit taken out: Linear -> angles -> Linear."""
+    return nn.Sequential(nn.Linear(s.n_features, s.n_qubits), Squash(s.encoding), nn.Linear(s.n_qubits, s.n_classes))
+
+
+def surrogate_head(s: HeadSettings) -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(s.n_features, s.n_qubits),
+        Squash(s.encoding),
+        TrigonometricFeatures(),
+        nn.Linear(3**s.n_qubits, s.n_classes),
+    )
+
+
+def block_head(s: HeadSettings) -> nn.Module:
+    """The all-classical partner of the published 2-D tasks: a square layer stands where the circuit was."""
+    n = s.n_qubits
+    return nn.Sequential(nn.Linear(s.n_features, n), nn.Tanh(), nn.Linear(n, n), nn.Tanh(), nn.Linear(n, s.n_classes))
+
+
+def _surrogate_refuses(s: HeadSettings) -> str:
+    if s.n_qubits > 6:
+        return f"3^{s.n_qubits} trigonometric products at n_qubits = {s.n_qubits}; the surrogate stops at 6"
+    if find("ansatz", s.ansatz, ANSATZE).uses_inputs:
+        return f"ansatz '{s.ansatz}' encodes each input more than once, so products of (1, cos, sin) do not contain it"
+    return ""
+
+
+VARIANTS: dict[str, Variant] = {
+    "A": Variant("frozen", quantum_head, "frozen backbone, dressed quantum circuit", circuit=True),
+    "B": Variant("full", linear_head, "fully trained backbone, linear head"),
+    "C": Variant("frozen", linear_head, "frozen backbone, linear head"),
+    "A-joint": Variant("full", quantum_head, "backbone and circuit trained together, end to end", circuit=True),
+    "C-matched": Variant("frozen", partial(bottleneck_head, activation=nn.Tanh), "Linear-tanh-Linear of A's width"),
+    "C-matched-relu": Variant("frozen", partial(bottleneck_head, activation=nn.ReLU), "the same with ReLU"),
+    "C-wide": Variant(
+        "frozen", partial(bottleneck_head, activation=nn.ReLU, width=512), "Linear-ReLU-Linear, 512 wide"
+    ),
+    "C-block": Variant("frozen", block_head, "three linear layers with tanh: the published 2-D tasks' classical net"),
+    "A-zero": Variant("frozen", partial(quantum_head, angles="zero"), "A with its angles fixed at 0"),
+    "A-frozen": Variant("frozen", partial(quantum_head, angles="random"), "A with untrained angles from U[0, 2 pi]"),
+    "A-separable": Variant(
+        "frozen", partial(quantum_head, ansatz="separable"), "A without entangling gates", circuit=True
+    ),
+    "A-none": Variant("frozen", no_circuit_head, "A with its circuit removed"),
+    "A-surrogate": Variant("frozen", surrogate_head, "an exact classical superset of A's circuit", _surrogate_refuses),
+}
+
+
+def make_head(variant: str, settings: HeadSettings, seed: int) -> nn.Module:
+    """The head of `variant` with the initial weights of `seed`, which variants share layer by layer where they can."""
+    found = find("variant", variant, VARIANTS)
+    if reason := found.refuses(settings):
+        raise ValueError(f"variant '{variant}' cannot be built: {reason}")
+    return build_seeded(partial(found.head, settings), seed)
+
+
+def circuit_angles(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The trainable angles of a model, by parameter name."""
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, QuantumLayer)}
+    names = {f"{name}.weights" if name else "weights" for name in layers}
+    return {name: p for name, p in model.named_parameters() if name in names}
+
+
+def count_parameters(model: nn.Module, sample: torch.Tensor, draws: int = 3) -> dict[str, int]:
+    """Parameters of `model`: total, trainable, quantum (trainable angles) and receiving a gradient.
+
+    `sample`: a batch of inputs. The gradient of a random projection of the outputs is looked at over `draws`
+    random angle settings, element by element for angles and tensor by tensor for the rest: a healthy ReLU network
+    has many exact zeros.
+    """
+    model = copy.deepcopy(model).double()
+    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    angles = circuit_angles(model)
+    reached = {name: torch.zeros_like(p, dtype=torch.bool) for name, p in trainable.items()}
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(draws):
+        with torch.no_grad():
+            for p in angles.values():
+                p.copy_(math.tau * torch.rand(p.shape, generator=generator))
+        out = model(sample.double() if sample.is_floating_point() else sample)
+        loss = (out * torch.randn(out.shape, generator=generator).to(out)).sum()
+        grads = torch.autograd.grad(loss, list(trainable.values()), allow_unused=True)
+        for (name, p), grad in zip(trainable.items(), grads, strict=True):
+            if grad is not None:
+                reached[name] |= grad.abs() > 1e-12 if name in angles else (grad != 0).any().expand_as(p)
+    return {
+        "total": sum(p.numel() for p in model.parameters()),
+        "trainable": sum(p.numel() for p in trainable.values()),
+        "receiving_gradient": int(sum(r.sum() for r in reached.values())),
+        "quantum": sum(p.numel() for p in angles.values()),
+    }

@@ -1,0 +1,101 @@
+"""The steps of a study: which notebook runs with which parameters, what it builds on and what it surely writes.
+
+Workflow, report, checks and tests all follow this list. A step's executed notebook always comes to be: where the
+notebook failed, it holds what ran and says so in its metadata (see qtl_utils.study.notebook.failure_of).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qtl_utils.study.config import TROUBLESHOOTING, StudyConfig
+
+RUN_FILES = ("config.json", "metrics.csv", "history.csv", "predictions.csv", "variants.csv")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One execution of a notebook; paths are relative to the study's folder."""
+
+    name: str  # of its executed copy below notebooks/, as in digits/02_train_variant-heads
+    notebook: str  # of its source, as in 02_train_variant
+    parameters: dict[str, Any]
+    writes: tuple[str, ...]  # files that are there whenever it succeeded
+    needs: tuple[str, ...] = ()  # steps that must have succeeded
+    after: tuple[str, ...] = ()  # steps it waits for, and then works with what they left
+    files: tuple[str, ...] = ()  # the user's own files that it depends on
+    alone: bool = False  # it measures times: nothing runs beside it
+
+    @property
+    def executed(self) -> Path:
+        return Path("notebooks") / f"{self.name}.ipynb"
+
+    @property
+    def log(self) -> Path:
+        return Path("logs") / f"{self.name}.log"
+
+    @property
+    def claims(self) -> Path:
+        """Where the notebook leaves its claims: 02_train_variant-digits-heads for digits/02_train_variant-heads."""
+        dataset = Path(self.name).parent.name
+        rest = self.name.rpartition("/")[2].removeprefix(self.notebook)
+        return Path("claims") / f"{self.notebook}{f'-{dataset}' if dataset else ''}{rest}.csv"
+
+
+def steps_of(study: StudyConfig) -> list[Step]:
+    """The steps of `study` in reading order: data set by data set, then what looks at all of them."""
+    analyses = _analyses(study)
+    read = [step.parameters.get("dataset") for step in analyses] + [run.dataset for run in study.runs.values()]
+    steps = []
+    for dataset in study.datasets:
+        if dataset in read:
+            steps.append(_dataset(study, dataset))
+            steps += [_run(study, name) for name, run in study.runs.items() if run.dataset == dataset]
+    return steps + sorted(analyses, key=lambda step: step.notebook)
+
+
+def _dataset(study: StudyConfig, dataset: str) -> Step:
+    return Step(
+        _of(dataset),
+        "01_dataset_preparation",
+        study.dataset_parameters(dataset),
+        (f"data/{dataset}/card.json", f"data/{dataset}/splits.json"),
+        files=tuple(study.files_of(dataset)),
+    )
+
+
+def _of(dataset: str) -> str:
+    return f"{dataset}/01_dataset_preparation"
+
+
+def _run(study: StudyConfig, run: str) -> Step:
+    dataset = study.runs[run].dataset
+    return Step(
+        f"{dataset}/02_train_variant-{run}",
+        "02_train_variant",
+        study.run_parameters(run),
+        tuple(f"runs/{dataset}/{run}/{file}" for file in RUN_FILES),
+        needs=(_of(dataset),),
+    )
+
+
+def _analyses(study: StudyConfig) -> list[Step]:
+    runs = tuple(f"{run.dataset}/02_train_variant-{name}" for name, run in study.runs.items())
+    steps = [Step("07_results", "07_results", {}, ("tables/answer.json",), after=runs)]
+
+    def add(notebook: str, parameters: dict[str, Any], written: str, alone: bool = False) -> None:
+        needs = (_of(parameters["dataset"]),) if parameters.get("dataset") in study.datasets else ()
+        steps.append(Step(notebook, notebook, parameters, (f"tables/{written}",), needs, alone=alone))
+
+    if study.gradients:
+        add("03_gradient_diagnostics", study.gradient_parameters(), "gradient_methods.csv")
+    if study.simulators:
+        add("04_simulator_algorithms", study.simulator_parameters(), "simulator_matrix.csv", alone=True)
+    for theme in TROUBLESHOOTING if study.troubleshooting else ():
+        told = study.troubleshooting_parameters(theme)
+        add(f"05_troubleshooting_{theme}", told, f"doctor_{theme}.csv")
+    if study.attribution:
+        add("06_who_learned", study.attribution_parameters(), "who_learned.json")
+    if study.published:
+        add("08_published_results", study.published_parameters(), "published.csv")
+    return steps
