@@ -47,7 +47,8 @@ def head_trainings(device):
     from qtl_utils.data.splits import Splits
     from qtl_utils.models.heads import HeadSettings, make_head
     from qtl_utils.study.config import TrainConfig
-    from qtl_utils.training.train import Rates, fit_heads, make_replicas
+    from qtl_utils.training.fits import Rates, make_replicas
+    from qtl_utils.training.many import fit_heads
 
     draw = np.random.default_rng(0)
     features, labels = torch.tensor(draw.normal(size=(300, 512)), dtype=torch.float32), draw.integers(0, 2, 300)
@@ -78,8 +79,10 @@ def network_epochs(device):
 
     from qtl_utils.models import backbones
     from qtl_utils.models.heads import HeadSettings, make_head
+    from qtl_utils.models.network import Network, train_epoch
     from qtl_utils.study.config import TrainConfig
-    from qtl_utils.training.train import Network, Rates, network_optimizer, train_epoch
+    from qtl_utils.training.fits import Rates
+    from qtl_utils.training.optimizers import network_optimizer
 
     for size in (32, 224):
         for head in ("C", "A"):
@@ -108,7 +111,8 @@ def main():
     timing.pin_threads(options.threads)
     import pandas as pd
 
-    from qtl_utils.study.environment import find_device, set_threads
+    from qtl_utils.models.devices import find_device
+    from qtl_utils.study.environment import set_threads
 
     set_threads(options.threads)
     device = find_device("auto")

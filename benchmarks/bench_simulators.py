@@ -301,8 +301,9 @@ def profile(n, batch, repeats):
 
     from qtl_utils.circuits import kernels
     from qtl_utils.circuits.program import compile_circuit
+    from qtl_utils.circuits.statevector_cpu import schedule_of
 
-    schedule = compile_circuit(circuit(n), n, (DEPTH, n)).schedule  # kept: the kernels read its arrays
+    schedule = schedule_of(compile_circuit(circuit(n), n, (DEPTH, n)))  # kept: the kernels read its arrays
     plan = schedule.plans[torch.float32]
     inputs, weights, gradient = data(n, batch)
     blocks, of_inputs = -(-batch // plan.kind.lanes), torch.empty_like(inputs)

@@ -73,7 +73,7 @@ def inputs_of(options, folder):
     import torch
 
     from qtl_utils.study.config import BackboneConfig, DataConfig
-    from qtl_utils.training.experiment import open_backbone, open_inputs
+    from qtl_utils.training.inputs import open_backbone, open_inputs
 
     if options.data_dir:
         data = DataConfig(dataset="hymenoptera", data_dir=options.data_dir, image_size=224, protocol="as_published")
@@ -96,8 +96,8 @@ def heads(inputs, seeds, epochs, backend):
     import torch
 
     from qtl_utils.study.config import TrainConfig
-    from qtl_utils.training.experiment import candidates, fit_frozen
-    from qtl_utils.training.train import make_replicas
+    from qtl_utils.training.fits import make_replicas
+    from qtl_utils.training.variants import candidates, fit_frozen
 
     config = TrainConfig(seeds=seeds, epochs=epochs, backend=backend)
     replicas = make_replicas(range(seeds), inputs.splits.n_splits, candidates("A", config))

@@ -16,18 +16,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from qtl_utils.study import paths
-from qtl_utils.study.config import (
-    StudyConfig,
-    StudyError,
-    check_names,
-    find_study,
-    load_study,
-    parse_overrides,
-    unknown_name,
-)
 from qtl_utils.study.environment import available_cores
+from qtl_utils.study.errors import StudyError
+from qtl_utils.study.names import unknown_name
 from qtl_utils.study.notebook import failure_of, keep_failed
 from qtl_utils.study.steps import Step, steps_of
+from qtl_utils.study.study import StudyConfig
+from qtl_utils.study.study_file import check_names, find_study, load_study, parse_overrides
 
 USER_ERROR, FAILED, BUSY, INTERRUPTED = 2, 1, 75, 130
 OF_JOBS = ("CalledProcessError", "At least one job", "Exiting because a job")  # what Snakemake adds to a failed job
@@ -285,7 +280,7 @@ def _check(study: StudyConfig, file: Path, seal: Path) -> None:
         check_parameters(_source(step), step.parameters)
     if seal.is_file() and seal.read_bytes() == _state(study).encode():
         return
-    check_names(study, file, _registries())
+    check_names(study, file, _registries(study))
     if sentence := refusal(study):
         raise StudyError(f"{file}: {sentence}")
 
@@ -297,13 +292,19 @@ def _state(study: StudyConfig) -> str:
     return hashlib.sha256(b"".join([study.model_dump_json().encode(), *files, *code])).hexdigest()
 
 
-def _registries() -> dict[str, list[str]]:
+def _registries(study: StudyConfig) -> dict[str, list[str]]:
     from qtl_utils.circuits.ansatze import ANSATZE, ENCODINGS
     from qtl_utils.data.datasets import DATASETS
     from qtl_utils.models.backbones import known_models
     from qtl_utils.models.heads import VARIANTS
 
+    cases = []
+    if study.troubleshooting and study.troubleshooting.confusion:
+        from qtl_utils.doctor.faults import FAULTS, HEALTHY
+
+        cases = [*FAULTS, *HEALTHY]
     return {
+        "case": cases,
         "ansatz": list(ANSATZE),
         "encoding": list(ENCODINGS),
         "dataset": list(DATASETS),

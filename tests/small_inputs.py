@@ -4,10 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from qtl_utils.data.datasets import load_dataset, load_pixels, make_splits
+from qtl_utils.data.dataset import load_pixels
+from qtl_utils.data.datasets import load_dataset
+from qtl_utils.data.splits import make_splits
 from qtl_utils.models import backbones
 from qtl_utils.study.config import BackboneConfig, TrainConfig
-from qtl_utils.training.experiment import Inputs
+from qtl_utils.training.inputs import Inputs
 
 CONFIG = TrainConfig(epochs=4, seeds=4, batch_size=4, lr_classical=0.01, n_qubits=3, depth=1)
 WITHOUT, WITH_BATCHNORM = "tiny_vit", "shufflenet_v2_x0_5"

@@ -7,10 +7,11 @@ from small_inputs import CONFIG, make_inputs
 
 from qtl_utils.doctor import diagnosis as doctor
 from qtl_utils.models.backbones import compute_features, load_backbone
+from qtl_utils.models.devices import find_device
 from qtl_utils.models.heads import VARIANTS, HeadSettings, make_head
 from qtl_utils.study.config import BackboneConfig
-from qtl_utils.study.environment import find_device
-from qtl_utils.training.experiment import fit_variant, train_source
+from qtl_utils.training.sources import train_source
+from qtl_utils.training.variants import fit_variant
 
 pytestmark = pytest.mark.skipif(find_device("auto").type not in ("cuda", "xpu"), reason="needs an accelerator")
 FROZEN = [name for name, variant in VARIANTS.items() if variant.training == "frozen"]

@@ -10,11 +10,12 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from qtl_utils.analyses import attribution
-from qtl_utils.data.datasets import Dataset, Splits
+from qtl_utils.data.dataset import Dataset
+from qtl_utils.data.splits import Splits
 from qtl_utils.results import stats
 from qtl_utils.study.config import BackboneConfig, TrainConfig
-from qtl_utils.training.experiment import Inputs, scale_features
-from qtl_utils.training.train import random_orders
+from qtl_utils.training.fits import random_orders
+from qtl_utils.training.inputs import Inputs, scale_features
 
 CONFIG = TrainConfig(
     seeds=4, epochs=3, batch_size=4, lr_step=2, lr_classical=0.02, lr_quantum=0.05, angle_init=0.5, dtype="float64"
@@ -88,7 +89,7 @@ def test_the_nominal_path_is_the_sum_over_the_steps():
 
 
 def test_travel_keeps_replicas_that_are_trained_in_groups_apart(trained, monkeypatch):
-    monkeypatch.setattr("qtl_utils.training.train.MAX_SAMPLES", 2 * CONFIG.batch_size)
+    monkeypatch.setattr("qtl_utils.training.many.MAX_SAMPLES", 2 * CONFIG.batch_size)
     again = attribution.train_variant("A", INPUTS, CONFIG).travel.sort_values(["stage", "seed"])
     expected = trained.travel.sort_values(["stage", "seed"])
     np.testing.assert_allclose(again["path"], expected["path"], rtol=1e-6)

@@ -132,7 +132,8 @@ def test_a_damaged_feature_file_is_computed_again(tmp_path, damage, capsys):
 
 
 def test_the_real_weights_separate_ants_from_bees(squeezenet_weights, hymenoptera_dir):
-    from qtl_utils.data.datasets import load_dataset, load_pixels
+    from qtl_utils.data.dataset import load_pixels
+    from qtl_utils.data.datasets import load_dataset
 
     data = load_dataset("hymenoptera", data_dir=hymenoptera_dir)
     index = np.r_[0:20, 100:120, 250:270, 350:370]

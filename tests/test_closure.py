@@ -4,26 +4,34 @@ from qtl_utils.study.notebook import code_hashes, modules_used
 from qtl_utils.study.paths import PROJECT
 
 NOTEBOOKS = sorted((PROJECT / "notebooks").glob("*.ipynb"))
+PACKAGE = PROJECT / "qtl_utils"
 OUTSIDE = {  # no notebook's results depend on these
-    "__init__": "the package's version",
-    "__main__": "the command line",
-    "report": "what is made of executed notebooks; the report has hashes of its own",
-    "refusals": "what is refused before anything runs",
-    "sketches": "what is refused before anything runs",
-    "steps": "which notebook runs; Snakemake compares its parameters",
-    "verify": "compares finished studies",
-    "portability": "compares finished studies",
-    "ship": "makes the files that ship, which are hashed themselves",
+    "__init__.py": "the names that the package offers",
+    "__main__.py": "the command line",
+    "results/report.py": "what is made of executed notebooks; the report has hashes of its own",
+    "results/verify.py": "compares finished studies",
+    "results/portability.py": "compares finished studies",
+    "study/steps.py": "which notebook runs; Snakemake compares its parameters",
+    "study/study_file.py": "reads a study; Snakemake compares what comes of it",
+    "study/strict_yaml.py": "reads a study",
+    "training/refusals.py": "what is refused before anything runs",
+    "training/sketches.py": "what is refused before anything runs",
+    "training/ship.py": "makes the files that ship, which are hashed themselves",
 }
 
 
 def test_every_module_is_used_by_a_notebook_or_named():
-    used = {module.stem for path in NOTEBOOKS for module in modules_used(path)}
-    modules = {path.stem for path in (PROJECT / "qtl_utils").glob("*.py")}
+    used = {module.relative_to(PACKAGE).as_posix() for path in NOTEBOOKS for module in modules_used(path)}
+    modules = {path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py")}
     assert modules - used == set(OUTSIDE)
 
 
 def test_a_changed_check_reruns_the_doctors_notebooks():
     for path in NOTEBOOKS:
-        checks = {"checks_graph.py", "checks_circuit.py", "checks_training.py", "doctor.py"}
+        checks = {f"doctor/{name}.py" for name in ("checks/graph", "checks/circuit", "checks/training", "diagnosis")}
         assert (checks <= set(code_hashes(path))) == path.stem.startswith("05_")
+
+
+def test_the_simulator_reruns_no_data_preparation():
+    path = PROJECT / "notebooks" / "01_dataset_preparation.ipynb"
+    assert not [name for name in code_hashes(path) if name.startswith(("circuits/", "models/heads"))]

@@ -6,8 +6,11 @@ import pytest
 import yaml
 
 from qtl_utils.__main__ import main
-from qtl_utils.study.config import RunConfig, StudyConfig, StudyError, load_study, parse_overrides
+from qtl_utils.study.config import RunConfig
+from qtl_utils.study.errors import StudyError
 from qtl_utils.study.paths import PROJECT
+from qtl_utils.study.study import StudyConfig
+from qtl_utils.study.study_file import load_study, parse_overrides
 
 STUDY = {
     "datasets": {"digits": {"dataset": "digits", "n_splits": 2}},
@@ -170,7 +173,7 @@ def test_runs_are_told_everything_their_names_stand_for(tmp_path):
 
 def test_splits_of_its_own_need_a_data_set_that_can_be_divided_again(tmp_path, capsys):
     study = changed("attribution.n_splits", 50)
-    assert load_study(write(tmp_path, study)).attribution_parameters()["n_splits"] == 50
+    assert load_study(write(tmp_path, study)).told("06_who_learned")["n_splits"] == 50
     study["datasets"]["digits"] |= {"protocol": "as_published", "n_splits": 1}
     expected = "attribution.n_splits: data set 'digits' has protocol 'as_published' and so one partition"
     refuse([str(write(tmp_path, study))], expected, tmp_path, capsys)
@@ -218,27 +221,27 @@ def test_what_needs_images_is_told_those_of_the_study_or_lent_some(tmp_path):
     content["runs"] = {"bees": {"dataset": "insects", "backbone": "squeeze"}} | content["runs"]
     content["datasets"]["insects"], content["backbones"]["squeeze"] = INSECTS
     study = load_study(write(tmp_path, content))
-    told = study.troubleshooting_parameters("gradients")
+    told = study.told("05_troubleshooting_gradients")
     assert (told["dataset"], told["backbone"]) == ("digits", "lent")
     assert told["backbone_settings"] | {"model": "tiny_resnet", "init": "shipped"} == told["backbone_settings"]
-    assert study.gradient_parameters()["dataset"] == "digits"
-    assert study.attribution_parameters()["dataset"] == "insects"
+    assert study.told("03_gradient_diagnostics")["dataset"] == "digits"
+    assert study.told("06_who_learned")["dataset"] == "insects"
     alone = {"name": "s", "datasets": {"d": INSECTS[0]}, "backbones": {"b": INSECTS[1]}}
     study = load_study(write(tmp_path, alone | {"runs": {"r": {"dataset": "d", "backbone": "b"}}}))
-    assert study.troubleshooting_parameters("gradients")["data"]["dataset"] == "digits"
+    assert study.told("05_troubleshooting_gradients")["data"]["dataset"] == "digits"
 
 
 def test_a_study_with_a_resnet_is_told_that(tmp_path):
     content = copy.deepcopy(STUDY)
     content["backbones"]["other"] = {"model": "tiny_resnet", "init": "random"}
     content["runs"]["more"] = content["runs"]["heads"] | {"backbone": "other"}
-    assert load_study(write(tmp_path, content)).troubleshooting_parameters("gradients")["backbone"] == "other"
+    assert load_study(write(tmp_path, content)).told("05_troubleshooting_gradients")["backbone"] == "other"
 
 
 def test_published_results_need_images_and_are_left_out_unless_asked_for(tmp_path):
     content = copy.deepcopy(STUDY) | {"published": {}}
     assert load_study(write(tmp_path, STUDY)).published is None
-    assert load_study(write(tmp_path, content)).published_parameters()["backbone"] == "vit"
+    assert load_study(write(tmp_path, content)).told("08_published_results")["backbone"] == "vit"
     content["datasets"]["digits"], content["backbones"]["vit"] = {"dataset": "moons"}, {"model": "none"}
     with pytest.raises(StudyError, match="published.backbone: 2-D points have none; name a backbone"):
         load_study(write(tmp_path, content))

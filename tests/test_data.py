@@ -14,17 +14,10 @@ import pytest
 from PIL import Image
 from sklearn.model_selection import train_test_split
 
-from qtl_utils.data import datasets as data
-from qtl_utils.data import images
-from qtl_utils.data.datasets import (
-    DATASETS,
-    find_duplicates,
-    load_dataset,
-    load_pixels,
-    load_splits,
-    make_splits,
-    save_splits,
-)
+from qtl_utils.data import datasets, images
+from qtl_utils.data.dataset import load_pixels
+from qtl_utils.data.datasets import DATASETS, load_dataset
+from qtl_utils.data.splits import dataset_card, find_duplicates, load_splits, make_splits, save_splits
 
 SUBSETS = ("train", "validation", "test")
 
@@ -549,7 +542,7 @@ def test_broken_splits_file_is_named(folder, tmp_path, text):
 
 def test_card_is_json_and_counts(copied):
     splits = make_splits(copied, n_splits=2)
-    card = json.loads(json.dumps(data.dataset_card(copied, splits)))
+    card = json.loads(json.dumps(dataset_card(copied, splits)))
     assert card["classes"] == {"a": 20, "b": 20} and card["n_splits"] == 2
     assert card["duplicates"] == {"samples": 7, "groups": 2, "groups_crossing_subsets": 0}
     assert sum(row["n"] for row in card["splits"] if row["split"] == 0) == 40
@@ -615,7 +608,7 @@ def archive(tmp_path, monkeypatch):
     with zipfile.ZipFile(buffer, "w") as handle:
         for path in sorted(source.rglob("*.png")):
             handle.write(path, path.relative_to(source))
-    monkeypatch.setattr(data, "HYMENOPTERA_SHA256", hashlib.sha256(buffer.getvalue()).hexdigest())
+    monkeypatch.setattr(datasets, "HYMENOPTERA_SHA256", hashlib.sha256(buffer.getvalue()).hexdigest())
     return buffer.getvalue()
 
 

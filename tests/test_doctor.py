@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from qtl_utils.__main__ import main
-from qtl_utils.doctor import diagnosis as doctor
-from qtl_utils.doctor import faults
-from qtl_utils.doctor.diagnosis import CHECKS, Check, diagnose, explain, fail, ok
+from qtl_utils.doctor import faults, findings
+from qtl_utils.doctor.diagnosis import diagnose
 from qtl_utils.doctor.faults import FAULTS, HEALTHY, Circuit, case, dressed, head, node, points
+from qtl_utils.doctor.findings import CHECKS, Check, fail, ok
+from qtl_utils.doctor.messages import explain
 
 SLOW = {"slow_method", "another_method", "device_seed", "TorchConnector", "A-joint", "B", "ResNet18"}
 
@@ -244,7 +245,7 @@ def test_a_sampling_device_draws_the_same_after_a_diagnosis():
 
 
 def test_checks_stand_in_their_order_whichever_module_is_imported_first():
-    order = "from qtl_utils import checks_{}; from qtl_utils.doctor.diagnosis import CHECKS; print(*CHECKS)"
+    order = "from qtl_utils.doctor.checks import {}; from qtl_utils.doctor import CHECKS; print(*CHECKS)"
     said = [
         subprocess.run([sys.executable, "-c", order.format(name)], capture_output=True, text=True, check=True).stdout
         for name in ("circuit", "training")
@@ -330,7 +331,7 @@ def test_a_check_of_ones_own_takes_part(monkeypatch):
 
 
 def test_a_failed_check_raises_and_a_warning_does_not():
-    with pytest.raises(doctor.DiagnosisError, match="softmax twice"):
+    with pytest.raises(findings.DiagnosisError, match="softmax twice"):
         diagnose(**FAULTS["double_softmax"].broken()).raise_if_failed()
     diagnose(**FAULTS["bare_expectations"].broken()).raise_if_failed()
 

@@ -10,17 +10,8 @@ import pytest
 import torch
 import yaml
 
-from qtl_utils.study.environment import (
-    PeakMemory,
-    available_cores,
-    build_seeded,
-    describe,
-    find_device,
-    missing,
-    progress,
-    seed_everything,
-    versions,
-)
+from qtl_utils.models.devices import build_seeded, find_device, seed_everything
+from qtl_utils.study.environment import PeakMemory, available_cores, describe, missing, progress, versions
 from qtl_utils.study.paths import PROJECT
 
 LOCK = (PROJECT / "requirements.lock").read_text()
@@ -114,7 +105,7 @@ def test_recompiling_the_lock_changes_nothing(tmp_path):
 DRAWN = """
 import hashlib
 from torch import nn
-from qtl_utils.study.environment import build_seeded
+from qtl_utils.models.devices import build_seeded
 state = build_seeded(lambda: nn.TransformerEncoderLayer(64, 4), 3).state_dict()
 state |= build_seeded(lambda: nn.Embedding(40, 40), 3).state_dict()  # a normal draw, the other one is uniform
 print(hashlib.sha256(b"".join(value.numpy().tobytes() for value in state.values())).hexdigest())

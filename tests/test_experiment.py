@@ -1,23 +1,23 @@
 """From settings to the tables of a run: inputs, candidates, scores, resuming."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from sklearn.metrics import balanced_accuracy_score, log_loss
 
+from qtl_utils.models import backbones
 from qtl_utils.results import runs
 from qtl_utils.study.config import BackboneConfig, DataConfig, LrGrid, RunConfig
-from qtl_utils.training import experiment
-from qtl_utils.training.experiment import (
-    candidates,
-    classification_scores,
-    open_inputs,
-    run_variant,
-    save_run,
-    scale_features,
-)
-from qtl_utils.training.train import Rates
+from qtl_utils.training import inputs as inputs_module
+from qtl_utils.training import variants
+from qtl_utils.training.fits import Rates
+from qtl_utils.training.inputs import open_inputs, scale_features
+from qtl_utils.training.run import run_variant, save_run
+from qtl_utils.training.scores import classification_scores
+from qtl_utils.training.variants import candidates
 
 DATA = DataConfig(dataset="digits", n_splits=2, train=40, validation=20, test=30)
 BACKBONE = BackboneConfig(model="tiny_vit", init="random")
@@ -33,7 +33,7 @@ def inputs(tmp_path_factory):
 
 def test_inputs_are_read_back_not_made_again(tmp_path, monkeypatch):
     first = open_inputs(tmp_path, DATA, BACKBONE)
-    monkeypatch.setattr(experiment, "make_splits", lambda *_, **__: pytest.fail("drawn again"))
+    monkeypatch.setattr(inputs_module, "make_splits", lambda *_, **__: pytest.fail("drawn again"))
     again = open_inputs(tmp_path, DATA, BACKBONE)
     assert torch.equal(first.features, again.features) and (first.splits.subsets == again.splits.subsets).all()
 
@@ -46,12 +46,12 @@ def test_other_split_settings_draw_other_splits(tmp_path):
 
 def test_a_source_backbone_is_trained_once_and_learns(tmp_path, monkeypatch):
     config = BackboneConfig(model="tiny_vit", init="source", source_epochs=2, seed=3)
-    trained = experiment.open_backbone(config, 32, tmp_path)
-    monkeypatch.setattr(experiment, "train_source", lambda *_: pytest.fail("trained again"))
+    trained = inputs_module.open_backbone(config, 32, tmp_path)
+    monkeypatch.setattr(inputs_module, "train_source", lambda *_: pytest.fail("trained again"))
     assert torch.equal(
-        trained.network.conv_proj.weight, experiment.open_backbone(config, 32, tmp_path).network.conv_proj.weight
+        trained.network.conv_proj.weight, inputs_module.open_backbone(config, 32, tmp_path).network.conv_proj.weight
     )
-    random = experiment.backbones.load_backbone("tiny_vit", 32, "random", seed=3)
+    random = backbones.load_backbone("tiny_vit", 32, "random", seed=3)
     assert not torch.equal(trained.network.conv_proj.weight, random.network.conv_proj.weight)
 
 
@@ -152,11 +152,11 @@ def test_a_variant_that_cannot_be_built_is_a_row_with_its_reason(inputs, tmp_pat
 def test_whole_networks_resume_from_finished_seeds(inputs, tmp_path, monkeypatch):
     config = CONFIG.model_copy(update={"variants": ["B"], "seeds": 2, "epochs": 1})
     first = run_variant("B", inputs, config, KEYS, tmp_path)
-    monkeypatch.setattr(experiment, "fit_network", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(variants, "fit_network", lambda *_, **__: pytest.fail("trained again"))
     again = run_variant("B", inputs, config, KEYS, tmp_path)
     pd.testing.assert_frame_equal(first.metrics, again.metrics)
     monkeypatch.undo()
-    monkeypatch.setattr(experiment, "fit_network", count := Counting(experiment.fit_network))
+    monkeypatch.setattr(variants, "fit_network", count := Counting(variants.fit_network))
     run_variant("B", inputs, config.model_copy(update={"batch_size": 8}), KEYS, tmp_path)
     assert count.calls == 4, "other settings start afresh: two seeds with two candidates"
 
@@ -173,7 +173,7 @@ class Counting:
 def test_counts_include_the_frozen_backbone(results, inputs):
     counts = results[1].variants.iloc[0]
     assert counts["trainable"] == counts["receiving_gradient"] == 64 * 5 + 5
-    backbone = experiment.backbones.load_backbone("tiny_vit", 32, "random")
+    backbone = backbones.load_backbone("tiny_vit", 32, "random")
     assert counts["total"] - counts["trainable"] == sum(p.numel() for p in backbone.parameters())
 
 
@@ -199,7 +199,7 @@ def shared(tmp_path_factory):
 
 def test_splits_take_turns_with_backbones_of_consecutive_seeds(shared):
     weights = [shared.source(split).state["conv_proj.weight"] for split in range(3)]
-    expected = [experiment.backbones.load_backbone("tiny_vit", 32, "random", seed=s).network for s in (5, 6, 5)]
+    expected = [backbones.load_backbone("tiny_vit", 32, "random", seed=s).network for s in (5, 6, 5)]
     assert all(torch.equal(w, network.conv_proj.weight) for w, network in zip(weights, expected, strict=True))
     assert [shared.source_number(split) for split in range(3)] == [0, 1, 0] and shared.n_sources == 2
 
@@ -212,19 +212,19 @@ def test_one_backbone_is_opened_unless_more_are_asked_for(tmp_path):
 @pytest.mark.parametrize("scaling", ["none", "standard"])
 def test_a_head_is_given_the_features_of_its_splits_backbone(shared, scaling):
     config = CONFIG.model_copy(update={"feature_scaling": scaling, "lr_grid": LrGrid(), "seeds": 3})
-    found, own = experiment.head_features(shared, config), [shared.source(split).features for split in range(3)]
+    found, own = inputs_module.head_features(shared, config), [shared.source(split).features for split in range(3)]
     if scaling == "standard":
-        own = [experiment.scale_features(own[split], shared.splits)[split] for split in range(3)]
+        own = [inputs_module.scale_features(own[split], shared.splits)[split] for split in range(3)]
     torch.testing.assert_close(found, torch.stack(own))
-    alone = experiment.replace(shared, features=shared.source(1).features, state=shared.source(1).state, others=())
-    both = [experiment.fit_variant("A", one, config).logits["last"][1] for one in (shared, alone)]
+    alone = replace(shared, features=shared.source(1).features, state=shared.source(1).state, others=())
+    both = [variants.fit_variant("A", one, config).logits["last"][1] for one in (shared, alone)]
     np.testing.assert_allclose(both[0], both[1], atol=1e-9)  # seed 1 learns on split 1
 
 
 def test_a_whole_network_starts_from_its_splits_backbone(shared):
-    settings = experiment.head_settings(shared, CONFIG)
+    settings = variants.head_settings(shared, CONFIG)
     for split in range(3):
-        network = experiment.make_network("B", shared, settings, 0, split=split)
+        network = variants.make_network("B", shared, settings, 0, split=split)
         assert torch.equal(network.backbone.network.conv_proj.weight, shared.source(split).state["conv_proj.weight"])
 
 
@@ -238,9 +238,9 @@ def test_rows_name_the_backbone_of_the_study_and_none_that_is_given(shared, tmp_
 
 def test_seeds_begin_where_the_run_says(inputs):
     config = CONFIG.model_copy(update={"first_seed": 7, "lr_grid": LrGrid(), "seeds": 3})
-    fit = experiment.fit_variant("C", inputs, config)
+    fit = variants.fit_variant("C", inputs, config)
     assert [(r.seed, r.split) for r in fit.replicas] == [(7, 1), (8, 0), (9, 1)]
-    eight = experiment.fit_variant("C", inputs, config.model_copy(update={"first_seed": 8, "seeds": 1}))
+    eight = variants.fit_variant("C", inputs, config.model_copy(update={"first_seed": 8, "seeds": 1}))
     np.testing.assert_allclose(fit.logits["last"][1], eight.logits["last"][0], atol=1e-12)
 
 

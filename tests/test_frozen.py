@@ -8,9 +8,9 @@ from qtl_utils.analyses import frozen
 from qtl_utils.analyses.protocols import replica_scores
 from qtl_utils.analyses.tutorial import fit_networks
 from qtl_utils.models.heads import make_head
+from qtl_utils.models.network import Network
 from qtl_utils.results.published_results import LAST
-from qtl_utils.training import experiment
-from qtl_utils.training.train import Network
+from qtl_utils.training.variants import head_settings
 
 
 def test_only_a_backbone_with_batchnorm_thaws():
@@ -30,7 +30,7 @@ def test_without_batchnorm_both_modes_are_the_same():
 def test_train_mode_is_what_training_the_network_itself_gives():
     inputs = make_inputs(WITH_BATCHNORM)
     before = {name: value.clone() for name, value in inputs.state.items()}
-    config, settings = CONFIG.model_copy(update={"seeds": 2}), experiment.head_settings(inputs, CONFIG)
+    config, settings = CONFIG.model_copy(update={"seeds": 2}), head_settings(inputs, CONFIG)
     build = lambda seed: Network(frozen.thawed_backbone(inputs), make_head("C", settings, seed))  # noqa: E731
     whole = replica_scores(fit_networks(build, inputs, config), inputs, "C")
     thawed = frozen.thaw(inputs, config.epochs, config.batch_size)

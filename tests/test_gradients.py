@@ -13,8 +13,9 @@ from qtl_utils.circuits.ansatze import ANSATZE, inert_angles
 from qtl_utils.circuits.simulators import SIMULATORS
 from qtl_utils.models.backbones import load_backbone
 from qtl_utils.models.heads import HeadSettings, make_head
+from qtl_utils.models.network import Network
 from qtl_utils.study.config import TrainConfig
-from qtl_utils.training.train import Network, Rates
+from qtl_utils.training.fits import Rates
 
 SETTINGS = HeadSettings(5, 2, n_qubits=2, depth=2, angle_init=1.0)
 

@@ -6,25 +6,21 @@ import json
 import re
 
 import pytest
+from pydantic import ValidationError
 
-from qtl_utils.doctor.diagnosis import CHECKS, KNOWN_ERRORS, diagnose
+from qtl_utils.doctor.diagnosis import diagnose
 from qtl_utils.doctor.faults import FAULTS, head, points
-from qtl_utils.study.config import (
-    TROUBLESHOOTING,
-    AttributionConfig,
-    GradientsConfig,
-    PublishedConfig,
-    RunConfig,
-    SimulatorsConfig,
-    TroubleshootingConfig,
-    load_study,
-)
+from qtl_utils.doctor.findings import CHECKS
+from qtl_utils.doctor.messages import KNOWN_ERRORS
+from qtl_utils.study.config import RunConfig
 from qtl_utils.study.notebook import check_parameters, declared_parameters, modules_used
 from qtl_utils.study.paths import PROJECT
+from qtl_utils.study.sections import NOTEBOOKS, SimulatorsConfig, declared, sections
+from qtl_utils.study.study_file import load_study
 
 FOLDER = PROJECT / "notebooks"
-NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
-every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+FILES = sorted(FOLDER.glob("*.ipynb"))
+every_notebook = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 
 
 def cells(path, kind):
@@ -39,7 +35,7 @@ def syntax(path):
 
 
 def test_there_are_notebooks():
-    assert {f"0{i}" for i in range(1, 9)} <= {path.stem[:2] for path in NOTEBOOKS}
+    assert {f"0{i}" for i in range(1, 9)} <= {path.stem[:2] for path in FILES}
 
 
 @every_notebook
@@ -117,40 +113,35 @@ def test_notebooks_declare_what_the_studies_tell_them(study):
         check_parameters(FOLDER / "01_dataset_preparation.ipynb", study.dataset_parameters(dataset))
     for run in study.runs:
         check_parameters(FOLDER / "02_train_variant.ipynb", study.run_parameters(run))
-    check_parameters(FOLDER / "03_gradient_diagnostics.ipynb", study.gradient_parameters())
-    check_parameters(FOLDER / "04_simulator_algorithms.ipynb", study.simulator_parameters())
-    for theme in TROUBLESHOOTING:
-        path = FOLDER / f"05_troubleshooting_{theme}.ipynb"
-        check_parameters(path, study.troubleshooting_parameters(theme))
-    check_parameters(FOLDER / "06_who_learned.ipynb", study.attribution_parameters())
-    check_parameters(FOLDER / "08_published_results.ipynb", study.published_parameters())
+    for row in study.notebooks():
+        check_parameters(FOLDER / f"{row.file}.ipynb", study.told(row.file))
 
 
-@pytest.mark.parametrize(
-    ("notebook", "section"),
-    [
-        ("03_gradient_diagnostics", GradientsConfig),
-        ("04_simulator_algorithms", SimulatorsConfig),
-        ("06_who_learned", AttributionConfig),
-        ("08_published_results", PublishedConfig),
-    ],
-)
-def test_defaults_of_a_notebook_are_those_of_a_study(notebook, section):
-    declared = declared_parameters(FOLDER / f"{notebook}.ipynb")
-    expected = {name: value for name, value in section().model_dump().items() if value is not None}
+@pytest.mark.parametrize("row", [row for row in NOTEBOOKS if row.section], ids=lambda row: row.file)
+def test_defaults_of_a_notebook_are_those_of_a_study(row):
+    declared = declared_parameters(FOLDER / f"{row.file}.ipynb")
+    given = sections()[row.section][0]().model_dump()
+    expected = {name: given[name] for name in row.fields or given if given[name] is not None}
     assert {name: declared[name] for name in expected} == expected
 
 
-@pytest.mark.parametrize("theme", TROUBLESHOOTING)
-def test_defaults_of_a_troubleshooting_notebook_are_those_of_a_study(theme):
-    declared = declared_parameters(FOLDER / f"05_troubleshooting_{theme}.ipynb")
-    given = TroubleshootingConfig().model_dump()
-    expected = {name: given[name] for name in TROUBLESHOOTING[theme] if given[name] is not None}
-    assert {name: declared[name] for name in expected} == expected
+def test_every_notebook_is_in_the_registry_or_belongs_to_a_data_set_or_a_run():
+    rows = {row.file for row in NOTEBOOKS} | {"01_dataset_preparation", "02_train_variant"}
+    assert {path.stem for path in FOLDER.glob("*.ipynb")} == rows
+
+
+def test_a_row_without_settings_takes_those_that_its_notebook_declares():
+    given = declared("04_simulator_algorithms")(n_qubits=2)
+    assert given.n_qubits == 2 and given.networks == SimulatorsConfig().networks
+    with pytest.raises(ValidationError, match="unknown key 'n_qubit'; did you mean 'n_qubits'"):
+        declared("04_simulator_algorithms")(n_qubit=2)
+
+
+THEMES = [row.file.removeprefix("05_troubleshooting_") for row in NOTEBOOKS if row.section == "troubleshooting"]
 
 
 def anchors():
-    for theme in TROUBLESHOOTING:
+    for theme in THEMES:
         text = (FOLDER / f"05_troubleshooting_{theme}.ipynb").read_text()
         yield from (f"{theme}#{name}" for name in re.findall(r'<a id=\\"(\w+)\\"></a>', text))
 

@@ -6,7 +6,8 @@ import pytest
 from qtl_utils.results import portability
 from qtl_utils.results.portability import CASES, HERE, agrees, compare_cases, row
 from qtl_utils.results.verify import Verdict
-from qtl_utils.study.config import TROUBLESHOOTING, load_study
+from qtl_utils.study.sections import NOTEBOOKS
+from qtl_utils.study.study_file import load_study
 
 
 def verdict(*pairs):
@@ -77,10 +78,10 @@ def test_a_study_seed_moves_every_sample_and_leaves_the_published_runs():
     for dataset in first.datasets:
         before, after = first.dataset_parameters(dataset), other.dataset_parameters(dataset)
         assert after["data"]["split_seed"] == before["data"]["split_seed"] + 7
-    assert other.gradient_parameters()["seed"] == first.gradient_parameters()["seed"] + 7
-    for theme in TROUBLESHOOTING:
-        assert other.troubleshooting_parameters(theme)["first_seed"] == 7
+    assert other.told("03_gradient_diagnostics")["seed"] == first.told("03_gradient_diagnostics")["seed"] + 7
+    for notebook in (n.file for n in NOTEBOOKS if n.section == "troubleshooting"):
+        assert other.told(notebook)["first_seed"] == 7
     for run, settings in first.runs.items():
         moved = other.run_parameters(run)["first_seed"] - settings.first_seed
         assert moved == (0 if settings.start == "published-2d" else 7)
-    assert other.attribution_parameters()["seed"] == first.attribution_parameters()["seed"] + 7
+    assert other.told("06_who_learned")["seed"] == first.told("06_who_learned")["seed"] + 7

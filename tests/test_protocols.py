@@ -11,7 +11,7 @@ from qtl_utils.analyses import protocols
 from qtl_utils.analyses.frozen import has_batchnorm
 from qtl_utils.results.published_results import LAST, ON_TEST, ON_VALIDATION
 from qtl_utils.study.config import DataConfig
-from qtl_utils.training.experiment import fit_variant
+from qtl_utils.training.variants import fit_variant
 
 
 @pytest.fixture(scope="module", params=[WITHOUT, WITH_BATCHNORM])

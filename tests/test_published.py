@@ -7,11 +7,17 @@ import pennylane as qml
 import pytest
 import torch
 
-from qtl_utils.data.datasets import load_dataset, make_splits
+from qtl_utils.data.datasets import load_dataset
+from qtl_utils.data.splits import make_splits
 from qtl_utils.models import start_2019
 from qtl_utils.models.heads import HeadSettings, make_head
 from qtl_utils.study.config import BackboneConfig, DataConfig, TrainConfig
-from qtl_utils.training import experiment, train
+from qtl_utils.training import variants
+from qtl_utils.training.fits import Rates, make_replicas
+from qtl_utils.training.inputs import open_inputs
+from qtl_utils.training.many import fit_heads
+from qtl_utils.training.optimizers import make_optimizer
+from qtl_utils.training.stacks import Stack
 
 SETTINGS = HeadSettings(n_features=2, n_classes=2, n_qubits=5, depth=5)
 CONFIG = TrainConfig(
@@ -120,10 +126,10 @@ def test_the_circuit_and_its_controls_come_second():
 @pytest.mark.parametrize("variant, runs", [("C-block", 1), ("A", 2)])
 def test_a_study_starts_from_the_published_weights_and_order(variant, runs, tmp_path, monkeypatch):
     seen = {}
-    monkeypatch.setattr(experiment, "fit_heads", lambda build, *a, orders, **k: seen.update(build=build, orders=orders))
+    monkeypatch.setattr(variants, "fit_heads", lambda build, *a, orders, **k: seen.update(build=build, orders=orders))
     data = DataConfig(dataset="spirals", protocol="as_published")
-    inputs = experiment.open_inputs(tmp_path, data, BackboneConfig(model="none"))
-    experiment.fit_variant(variant, inputs, CONFIG)
+    inputs = open_inputs(tmp_path, data, BackboneConfig(model="none"))
+    variants.fit_variant(variant, inputs, CONFIG)
     index = np.arange(2000)
     assert np.array_equal(seen["orders"](index, 0, 5), shuffled_like_the_original(index, runs))
     assert np.array_equal(seen["build"](0)[0].bias.detach().numpy(), parts()[0][:, 2])
@@ -136,10 +142,10 @@ def accuracy(turns, variant, optimizer):
     """Test accuracy after the last step of the published run."""
     data = load_dataset("spirals", turns=turns)
     splits = make_splits(data, protocol="as_published")
-    replicas = train.make_replicas([0], 1, [train.Rates(classical=0.07, quantum=0.07, backbone=0.07)])
+    replicas = make_replicas([0], 1, [Rates(classical=0.07, quantum=0.07, backbone=0.07)])
     orders = partial(start_2019.orders, runs_before=start_2019.runs_before(variant))
     build, config = partial(published_head, variant), CONFIG.model_copy(update={"optimizer": optimizer})
-    fit = train.fit_heads(build, torch.from_numpy(data.points), data.labels, splits, replicas, config, orders=orders)
+    fit = fit_heads(build, torch.from_numpy(data.points), data.labels, splits, replicas, config, orders=orders)
     test = splits.indices(0, "test")
     return round((fit.logits["last"][0, test].argmax(1) == data.labels[test]).mean(), 3)
 
@@ -147,8 +153,8 @@ def accuracy(turns, variant, optimizer):
 def test_adam_pl_is_pennylanes_adam():
     config = CONFIG.model_copy(update={"optimizer": "adam-pl"})
     head, gradients = published_head("C"), np.random.default_rng(0).normal(size=(5, 2, 2)) * 1e-7
-    ours = train.Stack([head])
-    step = train.make_optimizer(ours, head, [train.Rates(0.07, 0.07, 0.07)], config)
+    ours = Stack([head])
+    step = make_optimizer(ours, head, [Rates(0.07, 0.07, 0.07)], config)
     theirs, value = qml.AdamOptimizer(0.07, beta2=0.99), qml.numpy.array(head.weight.detach().numpy())
     for gradient in gradients:
         step([torch.from_numpy(gradient)[None], torch.zeros(1, 2, dtype=torch.float64)], 1.0)

@@ -16,8 +16,8 @@ from qtl_utils.doctor.faults import FAULTS, HEALTHY
 from qtl_utils.models import heads
 from qtl_utils.models.heads import HeadSettings, count_parameters, make_head
 from qtl_utils.results import portability
-from qtl_utils.study.config import load_study
 from qtl_utils.study.paths import PROJECT
+from qtl_utils.study.study_file import load_study
 
 TEXT = (PROJECT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, re.DOTALL)

@@ -5,8 +5,9 @@ import safetensors.torch
 import torch
 from test_config import changed, load_study, write
 
-from qtl_utils.study.config import DataConfig, StudyConfig
+from qtl_utils.study.config import DataConfig
 from qtl_utils.study.paths import PROJECT
+from qtl_utils.study.study import StudyConfig
 from qtl_utils.training.refusals import refusal
 from qtl_utils.training.sketches import cannot_take, kind_of, sketch
 
@@ -46,7 +47,6 @@ WRONG = [  # key -> value, and how the refusal begins
     ({"simulators.scaling_base": {"qubit": 3}}, "simulators.scaling_base: expected qubits, depth and batch"),
     ({"simulators.networks": ["none"]}, "simulators.networks: 'none' is no network"),
     ({"simulators.image_size": 20}, "simulators.image_size: tiny_vit cannot take 20 px"),
-    ({"troubleshooting.confusion": ["sgin"]}, "troubleshooting.confusion: unknown model 'sgin'"),
 ]
 
 

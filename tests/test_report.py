@@ -13,8 +13,8 @@ from toy_project import write_notebook
 
 from qtl_utils.results.claims import Claims
 from qtl_utils.results.report import _copy_notebook, _read_table, build_report, executed_notebooks, source_hashes
-from qtl_utils.study.config import StudyConfig
 from qtl_utils.study.notebook import keep_failed
+from qtl_utils.study.study import StudyConfig
 
 STUDY = StudyConfig.model_validate(
     {

@@ -15,7 +15,7 @@ from qtl_utils.models import backbones
 from qtl_utils.results import published_results
 from qtl_utils.results.published_results import LAST
 from qtl_utils.study.config import BackboneConfig
-from qtl_utils.training.experiment import fit_variant
+from qtl_utils.training.variants import fit_variant
 
 # ---- points in the plane
 

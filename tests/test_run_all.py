@@ -16,9 +16,9 @@ import pytest
 import yaml
 from toy_project import run_all, toy_project
 
-from qtl_utils.study.config import load_study
 from qtl_utils.study.paths import PROJECT
 from qtl_utils.study.steps import steps_of
+from qtl_utils.study.study_file import load_study
 
 TOY = """
 datasets: {digits: {dataset: digits}}

@@ -7,13 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from qtl_utils.data.datasets import load_dataset, load_pixels
+from qtl_utils.data.dataset import load_pixels
+from qtl_utils.data.datasets import load_dataset
 from qtl_utils.models import backbones
 from qtl_utils.study import shipped_files
-from qtl_utils.study.config import BackboneConfig, DataConfig, RunConfig, StudyConfig, shipped_mismatch
+from qtl_utils.study.config import BackboneConfig, DataConfig, RunConfig
+from qtl_utils.study.study import StudyConfig, shipped_mismatch
 from qtl_utils.training import ship
-from qtl_utils.training.experiment import open_inputs, run_variant
+from qtl_utils.training.inputs import open_inputs
 from qtl_utils.training.refusals import refusal
+from qtl_utils.training.run import run_variant
 
 FEATURES = BackboneConfig(model="squeezenet1_1", init="shipped")
 

@@ -8,6 +8,7 @@ import pennylane as qml
 import pytest
 import torch
 
+from qtl_utils.analyses import simulator_costs
 from qtl_utils.circuits import simulators
 from qtl_utils.circuits.ansatze import ANSATZE
 from qtl_utils.circuits.layer import QuantumLayer
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::pennylane.exceptions.PennyLaneD
 
 @pytest.fixture(scope="module")
 def cells():
-    return simulators.matrix(simulators.study_task("mari2019", "tanh", 3, 1), batch=2, repeats=1)
+    return simulator_costs.matrix(simulators.study_task("mari2019", "tanh", 3, 1), batch=2, repeats=1)
 
 
 def cell(cells, simulator, method):
@@ -41,7 +42,7 @@ def test_executions_are_those_of_the_formulas(cells):
 def test_formulas_count_gates_not_parameters(ansatz, method):
     task = simulators.study_task(ansatz, "tanh", 2, 1)
     simulator = "qiskit" if method == "lin-comb" else "default.qubit"
-    row = simulators.matrix(task, 1, 1, [simulator], [method]).iloc[0]
+    row = simulator_costs.matrix(task, 1, 1, [simulator], [method]).iloc[0]
     assert row["executions"] == row["formula"]
 
 
@@ -57,7 +58,7 @@ def test_analytic_methods_are_exact_and_the_others_are_not(cells):
     works = cells.dropna(subset="seconds")
     analytic = works["method"].map(lambda name: METHODS[name].analytic)
     worst = works[["error_inputs", "error_angles"]].max(axis=1)
-    assert worst[analytic].max() < simulators.EXACT and worst[works["method"] == "spsa"].min() > 0.01
+    assert worst[analytic].max() < simulator_costs.EXACT and worst[works["method"] == "spsa"].min() > 0.01
     assert 1e-10 < worst[(works["method"] == "finite-diff")].max() < 1e-5
 
 
@@ -100,7 +101,7 @@ def test_a_wrong_gradient_is_caught(monkeypatch):
 
     monkeypatch.setitem(SIMULATORS, "wrong", replace(row, build=build))
     task = simulators.study_task("mari2019", "tanh", 2, 1)
-    found = simulators.matrix(task, 1, 1, ["wrong", "statevector"], ["adjoint"])
+    found = simulator_costs.matrix(task, 1, 1, ["wrong", "statevector"], ["adjoint"])
     assert found["error_angles"].iloc[0] == pytest.approx(1e-3, rel=1e-6) and found["error_angles"].iloc[1] < 1e-12
 
 
@@ -116,13 +117,13 @@ def test_a_method_of_ones_own_is_one_row(monkeypatch):
     )
     monkeypatch.setitem(METHODS, "coarse", coarse)
     task = simulators.study_task("mari2019", "tanh", 2, 1)
-    row = simulators.matrix(task, 1, 1, ["default.qubit"], ["coarse"]).iloc[0]
+    row = simulator_costs.matrix(task, 1, 1, ["default.qubit"], ["coarse"]).iloc[0]
     assert row["executions"] == row["formula"] and 1e-6 < row["error_angles"] < 1e-2
 
 
 @pytest.mark.parametrize("ansatz", ANSATZE)
 def test_frameworks_agree(ansatz):
-    found = simulators.agreement(simulators.study_task(ansatz, "tanh", 3, 1)).set_index("framework")
+    found = simulator_costs.agreement(simulators.study_task(ansatz, "tanh", 3, 1)).set_index("framework")
     assert (found.loc[["statevector", "qiskit, EstimatorQNN"]] < 1e-10).all(axis=None)
     assert (found < 1e-5).all(axis=None)
 
@@ -167,32 +168,32 @@ def grid(seconds, **columns):
 
 def test_exponents_of_a_known_law():
     n = np.arange(2, 12)
-    found = simulators.exponents(grid(1e-6 * 2.0 ** (1.5 * n), qubits=n)).iloc[0]
+    found = simulator_costs.exponents(grid(1e-6 * 2.0 ** (1.5 * n), qubits=n)).iloc[0]
     assert [found[k] for k in ("exponent", "low", "high")] == pytest.approx([1.5] * 3)
     assert found["asymptotic"] == 1 and found["values"] == 5
 
 
 def test_the_largest_circuit_by_time_and_by_memory():
     n = np.array([4, 6, 8])
-    found = simulators.largest(grid(1e-3 * 2.0**n, qubits=n), seconds=1.1, memory=16 * 2**9).iloc[0]
+    found = simulator_costs.largest(grid(1e-3 * 2.0**n, qubits=n), seconds=1.1, memory=16 * 2**9).iloc[0]
     assert (found["by_seconds"], found["by_bytes"], found["qubits"], found["limit"]) == (10, 9, 9, "memory")
-    few = simulators.largest(grid(1e-3 * 2.0**n, qubits=n), seconds=0.02, memory=1e9).iloc[0]
+    few = simulator_costs.largest(grid(1e-3 * 2.0**n, qubits=n), seconds=0.02, memory=1e9).iloc[0]
     assert (few["qubits"], few["limit"]) == (4, "time")
 
 
 def test_advice_follows_the_measurements(cells):
-    advice = simulators.which_when(cells, pd.DataFrame()).set_index("purpose")
+    advice = simulator_costs.which_when(cells, pd.DataFrame()).set_index("purpose")
     row = advice.loc["hardware or shots, unbiased gradients"]
     assert row["method"] == "hadamard" and "one more qubit" in row["because"]
     assert advice.loc["hardware or shots, fewest executions", "method"] == "spsa"
     slow = cells.assign(seconds=cells["seconds"].where(cells["simulator"] != "statevector", 1e9))
-    assert simulators.which_when(slow, pd.DataFrame()).iloc[0]["simulator"] != "statevector"
-    none = simulators.which_when(cells[cells["simulator"] == "statevector"], pd.DataFrame()).set_index("purpose")
+    assert simulator_costs.which_when(slow, pd.DataFrame()).iloc[0]["simulator"] != "statevector"
+    none = simulator_costs.which_when(cells[cells["simulator"] == "statevector"], pd.DataFrame()).set_index("purpose")
     assert none.loc["noise channels", "simulator"] == "none"
 
 
 def test_a_scaling_series_ends_where_steps_take_too_long():
     pairs = [("statevector", "adjoint"), ("default.qubit", "backprop")]
     base = {"qubits": 2, "depth": 1, "batch": 1}
-    found = simulators.scaling("mari2019", "tanh", {"qubits": [2, 3, 4]}, base, 1, 0.0, pairs)
+    found = simulator_costs.scaling("mari2019", "tanh", {"qubits": [2, 3, 4]}, base, 1, 0.0, pairs)
     assert list(found["qubits"]) == [2, 2]

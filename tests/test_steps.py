@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from qtl_utils.study.config import load_study
 from qtl_utils.study.paths import PROJECT
 from qtl_utils.study.steps import steps_of
+from qtl_utils.study.study_file import load_study
 
 STUDIES = sorted(path.stem for path in (PROJECT / "studies").glob("*.yaml"))
 

@@ -8,22 +8,16 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from qtl_utils.circuits.layer import QuantumLayer
-from qtl_utils.data.datasets import Splits
+from qtl_utils.data.splits import Splits
 from qtl_utils.models.heads import VARIANTS, HeadSettings, make_head
+from qtl_utils.models.network import Network, train_epoch
 from qtl_utils.study.config import TrainConfig
-from qtl_utils.training import train
-from qtl_utils.training.train import (
-    Network,
-    Rates,
-    Replica,
-    Stack,
-    batches_of,
-    fit_heads,
-    fit_network,
-    make_replicas,
-    random_orders,
-    stackable_layers,
-)
+from qtl_utils.training import many, whole
+from qtl_utils.training.fits import Rates, Replica, batches_of, make_replicas, random_orders, selection_subset
+from qtl_utils.training.many import fit_heads
+from qtl_utils.training.optimizers import network_optimizer
+from qtl_utils.training.stacks import Stack, stackable_layers
+from qtl_utils.training.whole import fit_network
 
 FROZEN = [name for name, variant in VARIANTS.items() if variant.training == "frozen"]
 RATES = Rates(0.01, 0.03, 0.001)
@@ -142,12 +136,12 @@ def test_a_seed_follows_torch_optimisers_step_by_step(optimizer, momentum, sched
 @pytest.mark.parametrize("variant", ["A", "C"])
 @pytest.mark.parametrize("per_split", [False, True])
 def test_predictions_from_kept_weights_are_those_of_the_training(variant, per_split, monkeypatch):
-    monkeypatch.setattr(train, "MAX_PARAMETERS", 60)  # a few replicas at a time
+    monkeypatch.setattr(many, "MAX_PARAMETERS", 60)  # a few replicas at a time
     features, labels, splits = problem()
     features = torch.stack([features, 2 * features]) if per_split else features
     build, replicas = lambda seed: make_head(variant, SETTINGS, seed), make_replicas(range(5), 2, [RATES])
     found = fit_heads(build, features, labels, splits, replicas, CONFIG)
-    again = train.predict(build, found.weights, features, replicas, CONFIG)
+    again = many.predict(build, found.weights, features, replicas, CONFIG)
     np.testing.assert_allclose(again, found.logits["last"], atol=1e-12)
 
 
@@ -188,7 +182,7 @@ def test_a_users_own_module_is_trained_in_groups_of_any_size(monkeypatch):
 
     replicas = make_replicas(range(5), 2, [RATES])
     whole = fit_heads(build, *problem(), replicas, CONFIG)
-    monkeypatch.setattr(train, "MAX_PARAMETERS", 80)  # two replicas of 39 parameters at a time
+    monkeypatch.setattr(many, "MAX_PARAMETERS", 80)  # two replicas of 39 parameters at a time
     parts = fit_heads(build, *problem(), replicas, CONFIG)
     np.testing.assert_allclose(whole.logits["last"], parts.logits["last"], atol=1e-10)
     assert [r.seed for r in parts.replicas] == [0, 1, 2, 3, 4]
@@ -244,8 +238,8 @@ def test_best_logits_are_those_of_the_best_epoch():
 
 
 def test_as_published_the_best_epoch_is_looked_for_on_the_test_set():
-    assert train.selection_subset(Splits("as_published", np.array([["train", "test"]]))) == "test"
-    assert train.selection_subset(Splits("repeated", np.array([["train", "test"]]))) == "validation"
+    assert selection_subset(Splits("as_published", np.array([["train", "test"]]))) == "test"
+    assert selection_subset(Splits("repeated", np.array([["train", "test"]]))) == "validation"
 
 
 def test_every_sample_is_seen_once_per_epoch_in_an_order_of_the_seed():
@@ -291,25 +285,25 @@ def test_a_network_trains_every_part():
 
 
 def test_parameter_groups_have_their_own_rates():
-    groups = train.network_optimizer(build_network(0), RATES, CONFIG).param_groups
+    groups = network_optimizer(build_network(0), RATES, CONFIG).param_groups
     assert {g["lr"]: sum(p.numel() for p in g["params"]) for g in groups} == {0.001: 255, 0.03: 6, 0.01: 30}
     with pytest.raises(ValueError, match="'adam-pl07' trains heads"):
-        train.network_optimizer(build_network(0), RATES, CONFIG.model_copy(update={"optimizer": "adam-pl07"}))
+        network_optimizer(build_network(0), RATES, CONFIG.model_copy(update={"optimizer": "adam-pl07"}))
 
 
 def test_a_killed_training_goes_on_to_the_same_end(tmp_path, monkeypatch):
     expected, file = fit_tiny(), tmp_path / "c.part"
-    monkeypatch.setattr(train, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(whole, "CHECKPOINT_SECONDS", 0)
 
-    def die_after(path, epoch, *state, save=train._save):
+    def die_after(path, epoch, *state, save=whole._save):
         save(path, epoch, *state)
         if epoch == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(train, "_save", die_after)
+    monkeypatch.setattr(whole, "_save", die_after)
     with pytest.raises(KeyboardInterrupt):
         fit_tiny(checkpoint=file)
-    monkeypatch.setattr(train, "train_epoch", count := Counter(train.train_epoch))
+    monkeypatch.setattr(whole, "train_epoch", count := Counter(whole.train_epoch))
     found = fit_tiny(checkpoint=file)
     assert count.calls == 2
     for kind in ("best", "last"):
@@ -341,5 +335,5 @@ def test_a_last_batch_of_one_image_joins_the_one_before():
 
     model, config = Spy(), TrainConfig(batch_size=4)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    train.train_epoch(model, optimizer, torch.randn(9, 2), torch.zeros(9, dtype=torch.long), np.arange(9), config)
+    train_epoch(model, optimizer, torch.randn(9, 2), torch.zeros(9, dtype=torch.long), np.arange(9), config)
     assert seen == [4, 5]

@@ -10,7 +10,8 @@ import torch
 
 from qtl_utils.analyses import troubleshooting
 from qtl_utils.analyses.troubleshooting import MEASURES, Ward, change, gained, sentence
-from qtl_utils.data.datasets import Dataset, make_splits
+from qtl_utils.data.dataset import Dataset
+from qtl_utils.data.splits import make_splits
 from qtl_utils.doctor import diagnosis as doctor
 from qtl_utils.doctor import faults
 from qtl_utils.doctor.checks import circuit as checks_circuit
@@ -20,7 +21,7 @@ from qtl_utils.models.backbones import load_backbone
 from qtl_utils.results import diagnostic_plots
 from qtl_utils.results.claims import Claims
 from qtl_utils.study.config import TrainConfig
-from qtl_utils.training.experiment import Inputs
+from qtl_utils.training.inputs import Inputs
 
 SILENT = [name for name, fault in FAULTS.items() if fault.check not in ("forward", "devices")]
 FAST = ["double_softmax", "forgotten_angles", "dead_angles", "not_saved", "scheduler_first", "saturated"]

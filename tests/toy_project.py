@@ -9,8 +9,9 @@ from pathlib import Path
 import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from qtl_utils.study.config import BackboneConfig, GradientsConfig, RunConfig, SimulatorsConfig
+from qtl_utils.study.config import BackboneConfig, RunConfig
 from qtl_utils.study.paths import PROJECT
+from qtl_utils.study.sections import GradientsConfig, SimulatorsConfig
 
 COMMON = "import json\nfrom qtl_utils.study.paths import atomic, study_dir\nfolder = study_dir(study, results_dir)"
 DATASET = """

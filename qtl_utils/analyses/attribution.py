@@ -15,19 +15,17 @@ from torch import nn
 from torch.func import stack_module_state
 
 from qtl_utils.analyses.gradients import stages
+from qtl_utils.models.devices import find_device
 from qtl_utils.models.heads import VARIANTS, Squash, make_head
+from qtl_utils.models.network import Network
 from qtl_utils.results.conclusions import ZEROED
 from qtl_utils.study.config import TrainConfig
-from qtl_utils.study.environment import find_device
-from qtl_utils.training.experiment import (
-    Inputs,
-    choose_candidates,
-    fit_frozen,
-    head_features,
-    head_settings,
-    score_metrics,
-)
-from qtl_utils.training.train import Fit, Network, Rates, Replica, make_replicas, predict
+from qtl_utils.training.fits import Fit, Rates, Replica, make_replicas
+from qtl_utils.training.inputs import Inputs, head_features
+from qtl_utils.training.many import predict
+from qtl_utils.training.run import choose_candidates
+from qtl_utils.training.scores import score_metrics
+from qtl_utils.training.variants import fit_frozen, head_settings
 
 SATURATED = 0.95  # an encoding this close to its largest angle, pi/2, has a slope below a tenth
 ANGLES, BOTH = frozenset({"quantum"}), frozenset({"classical", "quantum"})

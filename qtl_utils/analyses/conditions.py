@@ -9,12 +9,16 @@ import torch
 
 from qtl_utils.analyses.attribution import Trained, alter, first_layers, group_of, own_rates, train_variant
 from qtl_utils.circuits.layer import QuantumLayer
-from qtl_utils.data.datasets import Splits
+from qtl_utils.data.splits import Splits
 from qtl_utils.models.heads import circuit_angles
+from qtl_utils.models.network import Network
 from qtl_utils.results.conclusions import ZEROED
 from qtl_utils.study.config import TrainConfig
-from qtl_utils.training.experiment import Inputs, head_features, head_settings, make_network, score_metrics
-from qtl_utils.training.train import Network, fit_network, join_fits, make_replicas
+from qtl_utils.training.fits import join_fits, make_replicas
+from qtl_utils.training.inputs import Inputs, head_features
+from qtl_utils.training.scores import score_metrics
+from qtl_utils.training.variants import head_settings, make_network
+from qtl_utils.training.whole import fit_network
 
 
 def thin(splits: Splits, labels: np.ndarray, fraction: float) -> Splits:

@@ -10,12 +10,15 @@ from torch import nn
 
 from qtl_utils.analyses.attribution import alter, train_variant
 from qtl_utils.circuits.layer import QuantumLayer
-from qtl_utils.data.datasets import Dataset, make_splits
+from qtl_utils.data.dataset import Dataset
+from qtl_utils.data.splits import make_splits
 from qtl_utils.models.heads import Squash, make_head
 from qtl_utils.results import stats
 from qtl_utils.results.conclusions import ZEROED
-from qtl_utils.study.config import BackboneConfig, TrainConfig, unknown_name
-from qtl_utils.training.experiment import Inputs, head_settings
+from qtl_utils.study.config import BackboneConfig, TrainConfig
+from qtl_utils.study.names import unknown_name
+from qtl_utils.training.inputs import Inputs
+from qtl_utils.training.variants import head_settings
 
 TASKS = ("circuit decides", "circuit irrelevant")
 DRAWS = 20  # hidden circuits that are looked at

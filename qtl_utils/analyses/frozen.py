@@ -13,8 +13,10 @@ from qtl_utils.models.backbones import Backbone
 from qtl_utils.models.heads import make_head
 from qtl_utils.results.published_results import LAST
 from qtl_utils.study.config import TrainConfig
-from qtl_utils.training.experiment import Inputs, candidates, head_settings
-from qtl_utils.training.train import fit_heads, make_replicas, random_orders
+from qtl_utils.training.fits import make_replicas, random_orders
+from qtl_utils.training.inputs import Inputs
+from qtl_utils.training.many import fit_heads
+from qtl_utils.training.variants import candidates, head_settings
 
 
 def thawed_backbone(inputs: Inputs) -> Backbone:

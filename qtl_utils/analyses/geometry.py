@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from qtl_utils.analyses.attribution import Trained, stage_names
-from qtl_utils.circuits.ansatze import ANSATZE, ENCODINGS, find
+from qtl_utils.circuits.ansatze import ANSATZE, ENCODINGS
 from qtl_utils.circuits.layer import QuantumLayer
-from qtl_utils.training.experiment import head_features
+from qtl_utils.study.names import find
+from qtl_utils.training.inputs import head_features
 
 RANK = 1e-8  # eigenvalues below this share of the largest count as zero
 IN_USE = 1e-6

@@ -12,18 +12,23 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from qtl_utils.circuits.ansatze import ANSATZE, ENCODINGS, find, inert_angles, make_circuit
+from qtl_utils.circuits.ansatze import ANSATZE, ENCODINGS, inert_angles, make_circuit
 from qtl_utils.circuits.layer import QuantumLayer
 from qtl_utils.circuits.program import Program, compile_circuit
 from qtl_utils.circuits.simulators import METHODS, SIMULATORS, Task, open_cell
 from qtl_utils.circuits.statevector import simulate
-from qtl_utils.data.datasets import load_dataset, load_pixels
+from qtl_utils.data.dataset import load_pixels
+from qtl_utils.data.datasets import load_dataset
 from qtl_utils.models.backbones import load_backbone
 from qtl_utils.models.heads import VARIANTS, HeadSettings, circuit_angles, make_head
+from qtl_utils.models.network import Network, train_epoch
 from qtl_utils.models.pieces import Pieces
 from qtl_utils.study.config import TrainConfig
-from qtl_utils.training.experiment import Inputs, head_settings, make_network
-from qtl_utils.training.train import Network, Rates, network_optimizer, random_orders, train_epoch
+from qtl_utils.study.names import find
+from qtl_utils.training.fits import Rates, random_orders
+from qtl_utils.training.inputs import Inputs
+from qtl_utils.training.optimizers import network_optimizer
+from qtl_utils.training.variants import head_settings, make_network
 
 STAGES = ("backbone", "pre-layer", "circuit", "post-layer", "head")
 ZERO = 1e-12  # gradients below, over random draws in float64, are structural zeros

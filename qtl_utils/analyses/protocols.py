@@ -7,11 +7,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from qtl_utils.data.datasets import Splits, make_splits
+from qtl_utils.data.splits import Splits, make_splits
 from qtl_utils.results.published_results import LAST, ON_TEST, ON_VALIDATION
-from qtl_utils.study.config import LENT, LENT_DIGITS, BackboneConfig, DataConfig, TrainConfig
-from qtl_utils.training.experiment import Inputs, classification_scores, fit_variant, open_inputs
-from qtl_utils.training.train import Fit, selection_subset
+from qtl_utils.study.config import BackboneConfig, DataConfig, TrainConfig
+from qtl_utils.study.study import LENT, LENT_DIGITS
+from qtl_utils.training.fits import Fit, selection_subset
+from qtl_utils.training.inputs import Inputs, open_inputs
+from qtl_utils.training.scores import classification_scores
+from qtl_utils.training.variants import fit_variant
 
 
 def replica_scores(fit: Fit, inputs: Inputs, model: str) -> pd.DataFrame:

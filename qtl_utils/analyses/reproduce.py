@@ -11,14 +11,19 @@ from torch import nn
 
 from qtl_utils.analyses.protocols import published_partition, replica_scores
 from qtl_utils.analyses.tutorial import AS_THERE
-from qtl_utils.data.datasets import load_dataset, make_splits
+from qtl_utils.data.datasets import load_dataset
+from qtl_utils.data.splits import make_splits
 from qtl_utils.models import backbones, start_2019
 from qtl_utils.models.backbones import Backbone
 from qtl_utils.models.heads import make_head
+from qtl_utils.models.network import network_logits
 from qtl_utils.results.published_results import ONE_TRAINING, UNTRAINED, images_table, no_rows, one_number
 from qtl_utils.study.config import BackboneConfig, DataConfig, TrainConfig
-from qtl_utils.training.experiment import Inputs, candidates, fit_variant, head_settings, open_inputs
-from qtl_utils.training.train import Fit, fit_heads, make_replicas, network_logits
+from qtl_utils.study.names import NO_BACKBONE
+from qtl_utils.training.fits import Fit, make_replicas
+from qtl_utils.training.inputs import Inputs, open_inputs
+from qtl_utils.training.many import fit_heads
+from qtl_utils.training.variants import candidates, fit_variant, head_settings
 
 PLANE = {  # task -> data set, its options, learning rate: dressed_circuit.ipynb, dressed_circuit_different_shape.ipynb
     "spirals 1.52 turns": ("spirals", {"turns": 1.52}, 0.07),
@@ -49,7 +54,7 @@ def plane_inputs(task: str) -> Inputs:
     name, options, _ = PLANE[task]
     data = load_dataset(name, **options)
     splits = make_splits(data, protocol="as_published")
-    no_backbone = BackboneConfig(model=backbones.NO_BACKBONE, init="random")
+    no_backbone = BackboneConfig(model=NO_BACKBONE, init="random")
     return Inputs(data, splits, np.empty(0, np.uint8), torch.from_numpy(data.points), no_backbone, {}, 0)
 
 

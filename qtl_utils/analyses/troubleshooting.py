@@ -22,14 +22,18 @@ from torch.nn.functional import cosine_similarity, cross_entropy
 
 from qtl_utils.analyses.frozen import both_modes, thaw
 from qtl_utils.analyses.protocols import first_splits
-from qtl_utils.doctor.diagnosis import CHECKS, Diagnosis, Finding, Patient, diagnose, kept_random
+from qtl_utils.doctor.diagnosis import diagnose
 from qtl_utils.doctor.faults import FAULTS, HEALTHY, Fault, images, points
+from qtl_utils.doctor.findings import CHECKS, Diagnosis, Finding
+from qtl_utils.doctor.patient import Patient, kept_random
 from qtl_utils.doctor.probe import saved_by_circuits
 from qtl_utils.results import stats
 from qtl_utils.results.claims import Claims
 from qtl_utils.study.config import TrainConfig
-from qtl_utils.training.experiment import Inputs, candidates, classification_scores, fit_frozen, scale_features
-from qtl_utils.training.train import Fit, make_replicas
+from qtl_utils.training.fits import Fit, make_replicas
+from qtl_utils.training.inputs import Inputs, scale_features
+from qtl_utils.training.scores import classification_scores
+from qtl_utils.training.variants import candidates, fit_frozen
 
 TRAINED, TESTED = 64, 200  # samples a model is trained with, and tested on
 RAISE = ("forward", "devices")  # checks whose faults are exceptions, not silent

@@ -11,9 +11,12 @@ from torchvision.transforms.functional import hflip, resized_crop
 from qtl_utils.analyses.frozen import thawed_backbone
 from qtl_utils.analyses.protocols import replica_scores
 from qtl_utils.models.heads import VARIANTS, make_head
+from qtl_utils.models.network import Network
 from qtl_utils.study.config import TrainConfig
-from qtl_utils.training.experiment import Inputs, candidates, fit_variant, head_settings
-from qtl_utils.training.train import Fit, Network, fit_network, join_fits, make_replicas
+from qtl_utils.training.fits import Fit, join_fits, make_replicas
+from qtl_utils.training.inputs import Inputs
+from qtl_utils.training.variants import candidates, fit_variant, head_settings
+from qtl_utils.training.whole import fit_network
 
 AS_THERE, PLAIN = "as in the tutorial", "without augmentation"
 

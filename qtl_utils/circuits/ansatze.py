@@ -14,7 +14,7 @@ import numpy as np
 import pennylane as qml
 import torch
 
-from qtl_utils.study.config import unknown_name
+from qtl_utils.study.names import find
 
 
 @dataclass(frozen=True)
@@ -135,13 +135,6 @@ ANSATZE: dict[str, Ansatz] = {
         _identity_blocks, _layers(3), "blocks that end with the inverse of their entangler (arXiv:1903.05076)"
     ),
 }
-
-
-def find(kind: str, name: str, registry: dict):
-    """`registry[name]`; ValueError with the known names where there is none."""
-    if name not in registry:
-        raise ValueError(unknown_name(kind, name, registry))
-    return registry[name]
 
 
 def make_circuit(ansatz: str, encoding: str, n_qubits: int) -> Callable:

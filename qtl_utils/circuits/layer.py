@@ -8,9 +8,10 @@ import torch
 from torch import nn
 from torch._C._functorch import is_batchedtensor
 
-from qtl_utils.circuits.ansatze import ANSATZE, ENCODINGS, Ansatz, Encoding, find, make_circuit
+from qtl_utils.circuits.ansatze import ANSATZE, ENCODINGS, Ansatz, Encoding, make_circuit
 from qtl_utils.circuits.program import Program, compile_circuit
 from qtl_utils.circuits.statevector import choose_executor, simulate
+from qtl_utils.study.names import find
 
 BACKENDS = {  # who simulates, and how it differentiates unless told otherwise
     "statevector": "adjoint",
@@ -31,6 +32,8 @@ class QuantumLayer(nn.Module):
     'lin-comb' or 'spsa' for qiskit, else any of PennyLane's; `executor`, of statevector: 'auto' (Numba on the CPU,
     else torch), 'numba' or 'torch'. Inside `torch.func.vmap` all replicas are simulated in one call.
     """
+
+    is_circuit = True
 
     def __init__(
         self,

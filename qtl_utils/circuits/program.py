@@ -287,31 +287,25 @@ class Program:
         return math.prod(self.weight_shape)
 
     @cached_property
-    def schedule(self):
-        """The program as the CPU kernels read it."""
-        from qtl_utils.circuits.statevector_cpu import Schedule
-
-        return Schedule(self)
-
-    @cached_property
-    def _factors(self) -> dict:
+    def made(self) -> dict:
+        """What executors have made of the program, so that they make it once."""
         return {}
 
     def factors(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """A (n_inputs, G), B (n_weights, G) and c (G,), so that G angles are inputs @ A + weights @ B + c."""
         key = like.device, like.dtype
-        if key not in self._factors:
+        if key not in self.made:
             of = {INPUT: np.zeros((self.n_inputs, len(self.rotations)))}
             of |= {WEIGHT: np.zeros((self.n_weights, len(self.rotations)))}
             for g, angle in enumerate(rotation.angle for rotation in self.rotations):
                 if angle.source != CONSTANT:
                     of[angle.source][angle.index, g] = angle.factor
             arrays = (of[INPUT], of[WEIGHT], np.array([rotation.angle.offset for rotation in self.rotations]))
-            self._factors[key] = tuple(torch.as_tensor(array).to(like) for array in arrays)
-        return self._factors[key]
+            self.made[key] = tuple(torch.as_tensor(array).to(like) for array in arrays)
+        return self.made[key]
 
     def __getstate__(self):  # the addresses in a schedule mean nothing to a copy or in another process
-        return {key: value for key, value in self.__dict__.items() if key not in ("schedule", "_factors")}
+        return {key: value for key, value in self.__dict__.items() if key != "made"}
 
 
 @torch.enable_grad()  # how angles depend on inputs and weights is read from torch's graph

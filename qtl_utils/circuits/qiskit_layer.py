@@ -21,7 +21,7 @@ from qiskit_machine_learning.neural_networks import EstimatorQNN
 from torch import nn
 
 from qtl_utils.circuits.program import CONSTANT, INPUT, Gate, compile_circuit, expand, find_angle, pauli_sentence
-from qtl_utils.study.config import unknown_name
+from qtl_utils.study.names import unknown_name
 
 GRADIENTS = {
     "parameter-shift": ParamShiftEstimatorGradient,

@@ -10,18 +10,15 @@ from collections.abc import Callable, Iterable
 from functools import lru_cache
 
 import numpy as np
-import psutil
 import torch
 from torch import Tensor
 
+from qtl_utils.circuits.limits import NOT_FINITE, check_memory
 from qtl_utils.circuits.program import Program, Rotation, Word, compile_circuit
+from qtl_utils.circuits.statevector_cpu import schedule_of
 
 EXECUTORS = ("auto", "numba", "torch")
 CACHED_BITS = 12  # the torch executor keeps the index tables of states up to this size
-NOT_FINITE = (
-    "inputs or weights hold angles that are NaN, infinite or beyond 1e15 radians; "
-    "look for the step that made them, often a too large learning rate"
-)
 
 
 class Statevector:
@@ -205,7 +202,7 @@ class Run:
 
     def forward(self, inputs: Tensor, weights: Tensor, keep: bool) -> Tensor:
         if self.executor == "numba":
-            return self.program.schedule.forward(self, inputs, weights, keep)
+            return schedule_of(self.program).forward(self, inputs, weights, keep)
         state = self.torch_state(inputs, weights)
         self.kept = state if keep else None
         return self.torch_words(state)
@@ -213,7 +210,7 @@ class Run:
     def backward(self, inputs, weights, gradient, needed) -> tuple[Tensor | None, Tensor | None]:
         """Gradients with respect to inputs and weights by the adjoint method; None where `needed` is false."""
         if self.executor == "numba":
-            return self.program.schedule.backward(self, inputs, weights, gradient, needed)
+            return schedule_of(self.program).backward(self, inputs, weights, gradient, needed)
         return self.torch_backward(inputs, weights, gradient, needed)
 
     # ---- the torch executor: states (R, B, 2^n_bits)
@@ -268,15 +265,6 @@ class Run:
         return (
             (slopes @ of_inputs.T).reshape(inputs.shape) if needed[0] else None,
             (slopes.sum(1) @ of_weights.T).reshape(weights.shape) if needed[1] else None,
-        )
-
-
-def check_memory(size: int) -> None:
-    """Raises ValueError where `size` bytes, if many, are more than this machine has free."""
-    if size > 2**28 and size > (free := psutil.virtual_memory().available):
-        raise ValueError(
-            f"simulating this circuit needs {size / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; "
-            "use fewer qubits, samples at once or threads"
         )
 
 

@@ -21,8 +21,8 @@ from qtl_utils.circuits.kernels import (
     backward_blocks,
     forward_blocks,
 )
+from qtl_utils.circuits.limits import NOT_FINITE, check_memory
 from qtl_utils.circuits.program import INPUT, WEIGHT
-from qtl_utils.circuits.statevector import NOT_FINITE, check_memory
 
 MAX_PASS = 3  # rotations of a pass
 KEPT_BYTES = 2**20  # of states kept from forward to backward; computing larger ones again costs no more
@@ -115,6 +115,13 @@ class Schedule:
 def address(tensor) -> int:
     """Where a tensor's numbers begin; 0 for none."""
     return 0 if tensor is None else tensor.data_ptr()
+
+
+def schedule_of(program) -> Schedule:
+    """The schedule of `program`, made once."""
+    if "schedule" not in program.made:
+        program.made["schedule"] = Schedule(program)
+    return program.made["schedule"]
 
 
 class _Plan:

@@ -1,71 +1,28 @@
-"""Data sets by name, their pixels, and the splits, duplicates and card that document how they are used."""
+"""Data sets by name."""
 
 import hashlib
 import inspect
 import zipfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from PIL import Image
 from sklearn.datasets import load_digits, make_moons
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
-from qtl_utils.data.images import LAYOUT, content_hash, fetch, read_image, read_nth, resize_crop, scan_folder
-from qtl_utils.data.splits import Splits, dataset_card, find_duplicates, load_splits, make_splits, save_splits
+from qtl_utils.data.dataset import Dataset, skipped_files
+from qtl_utils.data.images import LAYOUT, content_hash, fetch, read_image, read_nth, scan_folder
 from qtl_utils.study.paths import PROJECT, atomic, user_path
 from qtl_utils.study.shipped_files import read_arrays, read_card
-
-__all__ = [
-    "DATASETS",
-    "Dataset",
-    "Splits",
-    "dataset_card",
-    "find_duplicates",
-    "load_dataset",
-    "load_pixels",
-    "load_splits",
-    "make_splits",
-    "save_splits",
-]
 
 HYMENOPTERA_URL = "https://download.pytorch.org/tutorial"
 # the zip's hash as pytorch/tutorials pins it: .jenkins/download_data.py
 HYMENOPTERA_SHA256 = "fbc41b31d544714d18dd1230b1e2b455e1557766e13e67f9f5a7a23af7c02209"
 SAMPLE_KEYS = ("id", "given", "label", "sha256")  # of every sample in the card of shipped features
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz"
-
-
-@dataclass(frozen=True, eq=False)
-class Dataset:
-    """One data set of N samples: images read on demand (`load`), points in memory (`points`), or features of images.
-
-    `features` stand in the place of images that are not there: model -> (N, F) float32, of its pretrained weights.
-    """
-
-    name: str
-    classes: tuple[str, ...]
-    labels: np.ndarray  # (N,) int64, index into classes
-    ids: tuple[str, ...]  # (N,) unique: path relative to the folder, or e.g. "digits/00017"
-    given: tuple[str, ...]  # (N,) the subset the source itself gives: "train", "validation", "test" or ""
-    hashes: tuple[str, ...]  # (N,) SHA-256 of the decoded RGB content, or of the point to 6 decimals
-    features: Mapping[str, np.ndarray] = field(default_factory=dict)
-    points: np.ndarray | None = None  # (N, d) float64
-    load: Callable[[int], Image.Image] | None = None  # RGB image i
-    skipped: pd.DataFrame = field(default_factory=lambda: _skipped([]))  # columns file, reason
-    sizes: np.ndarray | None = None  # (N, 2) width and height in pixels, before any resizing
-    crop: bool = True  # False: load_pixels resizes plainly, without cutting a border off
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
-def _skipped(rows: list[tuple[str, str]]) -> pd.DataFrame:
-    return pd.DataFrame(sorted(rows), columns=["file", "reason"])
 
 
 def _from_arrays(name: str, images: np.ndarray, **fields) -> Dataset:
@@ -140,7 +97,7 @@ def _read_folder(name: str, root: Path) -> Dataset:
         given=given,
         hashes=hashes,
         load=partial(read_nth, paths),
-        skipped=_skipped(skipped),
+        skipped=skipped_files(skipped),
         sizes=np.array(sizes),
     )
 
@@ -301,21 +258,3 @@ def load_dataset(
     if "cache_dir" in known:
         options["cache_dir"] = cache_dir
     return DATASETS[name](**options)
-
-
-def load_pixels(dataset: Dataset, image_size: int, resize: int | None = None) -> np.ndarray:
-    """(N, 3, S, S) uint8: short side resized to `resize` (default 256/224 of S), then the centre S x S.
-
-    Tiny images such as the digits are resized plainly to S x S unless `resize` is given.
-    """
-    if dataset.load is None:
-        instead = "features" if dataset.features else "points"
-        raise ValueError(f"Dataset {dataset.name!r} has {instead}, not images; use dataset.{instead}.")
-    if image_size < 1 or (resize is not None and resize < image_size):
-        raise ValueError(f"resize={resize}, image_size={image_size}: expected 1 <= image_size <= resize.")
-    if resize is None:
-        resize = image_size * 256 // 224 if dataset.crop else image_size
-    pixels = np.empty((len(dataset), 3, image_size, image_size), np.uint8)
-    for i in range(len(dataset)):
-        pixels[i] = np.asarray(resize_crop(dataset.load(i), image_size, resize)).transpose(2, 0, 1)
-    return pixels

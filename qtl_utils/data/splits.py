@@ -1,21 +1,16 @@
 """Which sample trains, selects and tests in every repeat; duplicates across them; the card of a data set."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
+from qtl_utils.data.dataset import Dataset
 from qtl_utils.study.paths import atomic
-
-if TYPE_CHECKING:
-    from qtl_utils.data.datasets import Dataset
 
 SUBSETS = ("train", "validation", "test")
 PROTOCOLS = ("repeated", "as_published", "fixed")

@@ -1,1 +1,39 @@
-"""What is wrong with a hybrid quantum-classical model that does not train."""
+"""The doctor: what is wrong with a hybrid quantum-classical model that does not train.
+
+    from qtl_utils.doctor import diagnose
+    diagnose(model, (images, labels))
+
+`diagnose` runs the checks of CHECKS on any torch module and returns their findings; `explain(error)` does the same for
+an exception. A check of one's own is a function from a `Patient` to a finding and a row of the registry:
+
+    @check("big_weights", "the size of the weights", section="optimisation#stuck")
+    def big_weights(patient):
+        largest = max(p.abs().max().item() for p in patient.model.parameters())
+        if largest > 100:
+            return fail(f"the largest weight is {largest:.0f}", "steps that were too large", "a lower learning rate")
+        return ok(f"the largest weight is {largest:.2f}")
+"""
+
+from qtl_utils.doctor import checks  # registers them
+from qtl_utils.doctor.diagnosis import diagnose
+from qtl_utils.doctor.findings import CHECKS, Check, Diagnosis, DiagnosisError, Finding, check, fail, ok, skipped, warn
+from qtl_utils.doctor.messages import KNOWN_ERRORS, explain
+from qtl_utils.doctor.patient import Patient
+
+__all__ = [
+    "CHECKS",
+    "KNOWN_ERRORS",
+    "Check",
+    "Diagnosis",
+    "DiagnosisError",
+    "Finding",
+    "Patient",
+    "check",
+    "checks",
+    "diagnose",
+    "explain",
+    "fail",
+    "ok",
+    "skipped",
+    "warn",
+]

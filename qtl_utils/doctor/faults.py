@@ -19,7 +19,7 @@ from qtl_utils.circuits.ansatze import make_circuit
 from qtl_utils.circuits.layer import QuantumLayer
 from qtl_utils.models.backbones import Backbone
 from qtl_utils.models.heads import HeadSettings, make_head
-from qtl_utils.training.train import Network
+from qtl_utils.models.network import Network
 
 N_FEATURES, N_QUBITS, BATCH = 8, 3, 4
 

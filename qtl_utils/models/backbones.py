@@ -17,16 +17,15 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock
 
 from qtl_utils.data.images import fetch
+from qtl_utils.models.devices import build_seeded
 from qtl_utils.study import shipped_files
-from qtl_utils.study.config import unknown_name
-from qtl_utils.study.environment import build_seeded
+from qtl_utils.study.names import NO_BACKBONE, unknown_name
 from qtl_utils.study.paths import atomic, user_path
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, per channel
 N_CLASSES = 1000  # of every classifier before it is cut, as torchvision's are
 TINY_VIT = {"patch_size": 8, "num_layers": 2, "num_heads": 4, "hidden_dim": 64, "mlp_dim": 128}
 TINY_RESNET = (16, 32, 64)  # channels of its blocks; the last ones are the features
-NO_BACKBONE = "none"  # 2-D points are their own features
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")  # of BatchNorm: how their names end
 FEATURE_BATCH = 32  # images per forward pass; fixed, because results depend on it in the last digits
 
@@ -80,20 +79,22 @@ def _residual(n_in: int, n_out: int) -> nn.Module:
     return BasicBlock(n_in, n_out, stride=2, downsample=shortcut)
 
 
-OWN: dict[str, Callable[[int], nn.Module]] = {"tiny_vit": tiny_vit, "tiny_resnet": tiny_resnet}  # from the image size
+# Networks of ours, by name, made from the image size; any other name is torchvision's. A network either ends in a
+# Linear layer with 1000 outputs, which is cut off, or says in `n_features` how many features it gives.
+BACKBONES: dict[str, Callable[[int], nn.Module]] = {"tiny_vit": tiny_vit, "tiny_resnet": tiny_resnet}
 
 
 def known_models() -> list[str]:
     """Names a study may give as `model`."""
-    return [NO_BACKBONE, *OWN, *torchvision.models.list_models(module=torchvision.models)]
+    return [NO_BACKBONE, *BACKBONES, *torchvision.models.list_models(module=torchvision.models)]
 
 
 def build_network(model: str, image_size: int, seed: int = 0) -> nn.Module:
-    """The whole classifier, one of ours (OWN) or torchvision's, with the random weights of `seed`."""
+    """The whole classifier, one of ours (BACKBONES) or torchvision's, with the random weights of `seed`."""
     if model not in known_models() or model == NO_BACKBONE:
         raise ValueError(unknown_name("model", model, known_models()))
-    if model in OWN:
-        return build_seeded(partial(OWN[model], image_size), seed)
+    if model in BACKBONES:
+        return build_seeded(partial(BACKBONES[model], image_size), seed)
     options = {"image_size": image_size} if model.startswith("vit_") else {}
     if model in ("googlenet", "inception_v3"):
         options |= {"init_weights": True}
@@ -104,14 +105,19 @@ def cut(network: nn.Module) -> tuple[str, int]:
     """Removes the classifier in place; returns its name and the number of features before it.
 
     The classifier is the last Linear layer with 1000 outputs; SqueezeNet, which has none, ends in global average
-    pooling instead.
+    pooling instead. A network that says in `n_features` how many features it gives has no classifier.
     """
+    if isinstance(getattr(network, "n_features", None), int):
+        return "", network.n_features
     linear = [n for n, m in network.named_modules() if isinstance(m, nn.Linear) and m.out_features == N_CLASSES]
     if isinstance(network, torchvision.models.SqueezeNet):
         network.classifier = nn.AdaptiveAvgPool2d(1)
         return "classifier", 512
     if not linear:
-        raise ValueError(f"{type(network).__name__} has no Linear classifier with 1000 outputs to cut off")
+        raise ValueError(
+            f"{type(network).__name__} has no Linear classifier with 1000 outputs to cut off; "
+            "give it an attribute n_features if it ends in features already"
+        )
     parent, _, last = linear[-1].rpartition(".")
     holder = network.get_submodule(parent)
     n_features = getattr(holder, last).in_features if not last.isdigit() else holder[int(last)].in_features
@@ -188,7 +194,7 @@ def shipped_state(model: str) -> dict[str, torch.Tensor]:
 
 def imagenet_url(model: str) -> str:
     """Where torchvision keeps ImageNet weights of `model`: IMAGENET1K_V1, or its default where there are none."""
-    if model in OWN:
+    if model in BACKBONES:
         raise ValueError(f"{model} has no ImageNet weights; use init: shipped, source, random or file")
     weights = torchvision.models.get_model_weights(model)
     return getattr(weights, "IMAGENET1K_V1", weights.DEFAULT).url

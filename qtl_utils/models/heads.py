@@ -1,4 +1,7 @@
-"""Heads on top of a backbone's features, and the variants of the study: quantum head, controls, ablations."""
+"""Heads on top of a backbone's features, and the variants of the study: quantum head, controls, ablations.
+
+PennyLane takes seconds to load, and classical heads do without: what needs circuits imports them where it builds them.
+"""
 
 import copy
 import math
@@ -9,9 +12,8 @@ from functools import partial
 import torch
 from torch import nn
 
-from qtl_utils.circuits.ansatze import ANSATZE, ENCODINGS, find
-from qtl_utils.circuits.layer import QuantumLayer
-from qtl_utils.study.environment import build_seeded
+from qtl_utils.models.devices import build_seeded
+from qtl_utils.study.names import find
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class Squash(nn.Module):
 
     def __init__(self, encoding: str):
         super().__init__()
+        from qtl_utils.circuits.ansatze import ENCODINGS
+
         self.encoding = encoding
         self.function = find("encoding", encoding, ENCODINGS).squash
 
@@ -73,6 +77,8 @@ class TrigonometricFeatures(nn.Module):
 
 def quantum_head(s: HeadSettings, angles="trained", ansatz=None) -> nn.Module:
     """Linear -> angles -> circuit -> Linear: the dressed quantum circuit of arXiv:1912.08278."""
+    from qtl_utils.circuits.layer import QuantumLayer
+
     # the classical layers are drawn first, so that they start alike in every head of this width
     pre, post = nn.Linear(s.n_features, s.n_qubits), nn.Linear(s.n_qubits, s.n_classes)
     layer = QuantumLayer(
@@ -114,6 +120,8 @@ def block_head(s: HeadSettings) -> nn.Module:
 def _surrogate_refuses(s: HeadSettings) -> str:
     if s.n_qubits > 6:
         return f"3^{s.n_qubits} trigonometric products at n_qubits = {s.n_qubits}; the surrogate stops at 6"
+    from qtl_utils.circuits.ansatze import ANSATZE
+
     if find("ansatz", s.ansatz, ANSATZE).uses_inputs:
         return f"ansatz '{s.ansatz}' encodes each input more than once, so products of (1, cos, sin) do not contain it"
     return ""
@@ -148,9 +156,14 @@ def make_head(variant: str, settings: HeadSettings, seed: int) -> nn.Module:
     return build_seeded(partial(found.head, settings), seed)
 
 
+def is_circuit(module: nn.Module) -> bool:
+    """Whether a module is a QuantumLayer, asked without loading PennyLane."""
+    return getattr(module, "is_circuit", False)
+
+
 def circuit_angles(model: nn.Module) -> dict[str, nn.Parameter]:
     """The trainable angles of a model, by parameter name."""
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, QuantumLayer)}
+    layers = {name: module for name, module in model.named_modules() if is_circuit(module)}
     names = {f"{name}.weights" if name else "weights" for name in layers}
     return {name: p for name, p in model.named_parameters() if name in names}
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from qtl_utils.circuits.layer import QuantumLayer
+from qtl_utils.models.heads import is_circuit
 
 SPREAD = 0.001  # standard deviation of all initial weights
 MAX_DEPTH = 15  # rows of angles that were drawn, used or not; the first one never is
@@ -20,7 +20,7 @@ def initialise(head: nn.Module, seed: int) -> nn.Module:
     """
     head = head.double()
     linear = [module for module in head.modules() if isinstance(module, nn.Linear)]
-    circuits = [module for module in head.modules() if isinstance(module, QuantumLayer)]
+    circuits = [module for module in head.modules() if is_circuit(module)]
     first, last = linear[0], linear[-1]
     n = first.out_features
     sizes = [n * (first.in_features + 1), MAX_DEPTH * n, n * (n + 1), last.out_features * (last.in_features + 1)]
@@ -41,7 +41,7 @@ def _fill(layer: nn.Linear, values: torch.Tensor) -> None:
     layer.bias.copy_(matrix[:, -1])
 
 
-def _used_rows(rows: torch.Tensor, circuit: QuantumLayer) -> torch.Tensor:
+def _used_rows(rows: torch.Tensor, circuit: nn.Module) -> torch.Tensor:
     used = rows[1 : 1 + circuit.depth]
     if used.shape != circuit.weights.shape:
         raise ValueError(

@@ -37,6 +37,10 @@ class Claims:
         """Writes the claims into the study's `folder`, and returns them for the notebook to show."""
         with atomic(Path(folder) / "claims" / f"{self.notebook}.csv") as part:
             write_csv(self.frame(), part)
+        return self.shown()
+
+    def shown(self) -> pd.DataFrame:
+        """The claims as a notebook shows them."""
         return self.frame().drop(columns="notebook").replace({"confirmed": {True: "yes", False: "no"}})
 
 

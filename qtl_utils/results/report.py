@@ -15,7 +15,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from qtl_utils.results.claims import read_claims
-from qtl_utils.study.config import StudyConfig
+from qtl_utils.study.study import StudyConfig
 from qtl_utils.study.environment import describe
 from qtl_utils.study.notebook import failure_of
 from qtl_utils.study.paths import PROJECT, atomic, scratch

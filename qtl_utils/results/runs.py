@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from qtl_utils.study.names import NO_BACKBONE
 from qtl_utils.study.paths import atomic
 
 GROUP = ["dataset", "backbone", "settings", "protocol"]  # what is never mixed in a table, a test or a panel
-NO_BACKBONE = "none"  # 2-D data sets are fed to the head as they are
 KEYS = ["study", "dataset", "backbone", "variant", "run", "settings", "protocol", "seed", "split"]
 _RUN_KEYS = KEYS[:-2]
 VALUES = ["loss", "accuracy", "balanced_accuracy", "ece"]

@@ -9,7 +9,8 @@ from pandas.io.formats.style import Styler
 
 from qtl_utils.results import stats
 from qtl_utils.study.paths import atomic
-from qtl_utils.results.runs import COUNTS, GROUP, LEARNING_RATES, NO_BACKBONE, VALUES, groups, in_order, title, write_csv
+from qtl_utils.results.runs import COUNTS, GROUP, LEARNING_RATES, VALUES, groups, in_order, title, write_csv
+from qtl_utils.study.names import NO_BACKBONE
 
 Tables = dict[str, pd.DataFrame]  # as runs.read_runs returns them
 

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from qtl_utils.results.stats import CELLS
+from qtl_utils.study.sections import NOTEBOOKS
 
 DECIDED = ("higher", "lower", "equivalent", "not distinguishable")
 OPPOSED = {frozenset(("higher", "lower"))}  # verdicts that contradict each other, whatever the power
@@ -23,7 +24,7 @@ KEYS = ["dataset", "backbone", "settings", "protocol", "variant", "a", "b", "met
 KEYS += ["scaling", "task", "arm", "measure", "stage", "fraction", "level", "factor", "size", "varied", "shots"]
 KEYS += ["ansatz", "init", "cost", "depth", "group", "step", "model", "setting"]
 MEANS = ("value", "mean", "accuracy", "rate", "change")  # what an interval low..high belongs to
-OF_ONE_MACHINE = ("simulator_", "doctor_")
+OF_ONE_MACHINE = tuple({row.tables for row in NOTEBOOKS if row.tables})
 ROUNDING = 1e-3  # of mean accuracies
 NETWORKS = tuple(variant for cell, variant in CELLS.items() if cell.startswith("full"))
 SHOWN = 20  # numbers outside their interval that are printed

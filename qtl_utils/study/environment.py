@@ -1,4 +1,4 @@
-"""Seeds, device, thread counts and versions: what a result depends on besides the study file.
+"""Threads, memory, processor and versions: what a result depends on besides the study file.
 
 Only the standard library is imported at the top: set-up asks `missing` before anything is installed.
 """
@@ -6,13 +6,12 @@ Only the standard library is imported at the top: set-up asks `missing` before a
 import importlib.metadata
 import os
 import platform
-import random
 import re
 import subprocess
 import sys
 import threading
 import tomllib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from qtl_utils.study.paths import PROJECT
@@ -34,7 +33,6 @@ PACKAGES = (
     "papermill",
     "snakemake",
 )
-
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",
@@ -44,60 +42,11 @@ THREAD_VARIABLES = (
 )
 
 
-def seed_everything(seed: int) -> None:
-    """Seeds Python, NumPy and torch. Code that draws its own numbers should take a generator instead."""
-    import numpy as np
-    import torch
-
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
-
-
-def build_seeded(build: Callable[[], Any], seed: int) -> Any:
-    """The module that `build()` makes, in float32, with initial weights of `seed` that every processor draws alike.
-
-    They are drawn in float64 and rounded: the last digits of a draw depend on the vector instructions that make it.
-    torch's generator is left as it was.
-    """
-    import torch
-
-    default = torch.get_default_dtype()
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # the CPU's alone: torch.manual_seed takes longer than a head
-        torch.set_default_dtype(torch.float64)
-        try:
-            return build().float()
-        finally:
-            torch.set_default_dtype(default)
-
-
-def find_device(name: str = "auto"):
-    """The torch device of that name; 'auto' is the accelerator if there is one, else the CPU.
-
-    Raises ValueError where this machine has no such device.
-    """
-    import torch
-
-    present = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    if name == "auto":
-        return present or torch.device("cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"device: '{name}' is no device; give cpu, auto, cuda or mps") from None
-    if device.type == "cpu" or (present is not None and device.type == present.type):
-        return device
-    has = f"cpu and {present.type}" if present is not None else "only cpu"
-    raise ValueError(f"device: this machine has no '{name}', {has}; set device: auto to take what there is")
-
-
 def set_threads(threads: int) -> None:
     """Sets torch's threads, and for libraries not yet loaded the usual environment variables."""
-    import torch
-
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
-    torch.set_num_threads(threads)
+    if "torch" in sys.modules:  # it reads them when it is loaded
+        sys.modules["torch"].set_num_threads(threads)
 
 
 def available_cores() -> int:

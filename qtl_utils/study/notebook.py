@@ -65,7 +65,7 @@ def _literal(statement: ast.stmt, path: str | Path) -> tuple[str, Any]:
 
 def check_parameters(path: str | Path, parameters: Mapping[str, Any]) -> None:
     """Raises ValueError where `parameters` names one that the notebook does not declare."""
-    from qtl_utils.study.config import unknown_name
+    from qtl_utils.study.names import unknown_name
 
     declared = declared_parameters(path)
     for name in parameters:
@@ -245,6 +245,8 @@ def _files(name: str) -> list[Path]:
     first, *parts = name.split(".")
     if first != "qtl_utils":
         return []
+    if parts and (home := _offered().get(parts[0])):
+        return _files(home)
     folder, found = PROJECT / first, []
     for part in parts:
         if (module := folder / f"{part}.py").is_file():
@@ -254,6 +256,14 @@ def _files(name: str) -> list[Path]:
             break
         found.append(package)
     return found
+
+
+@cache
+def _offered() -> dict[str, str]:
+    """Name -> module of what the package itself offers: the imports in its __init__.py."""
+    tree = _syntax(PROJECT / "qtl_utils" / "__init__.py")
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    return {alias.name: node.module for node in imports for alias in node.names}
 
 
 def _syntax(path: Path) -> ast.Module:

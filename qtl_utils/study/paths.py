@@ -4,6 +4,7 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import json
 import os
 import platform
 import re
@@ -12,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 PROJECT = Path(__file__).resolve().parents[2]
 PID_SPACE = "/proc/self/ns/pid"  # containers of one name count their processes apart
@@ -93,6 +95,12 @@ def atomic(path: str | Path) -> Iterator[Path]:
     finally:
         _remove(part)
         _remove(old)
+
+
+def write_json(path: str | Path, record: Any) -> None:
+    """Writes `record` to `path` as JSON that people can read."""
+    with atomic(path) as part:
+        part.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 @contextlib.contextmanager

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qtl_utils.study.config import TROUBLESHOOTING, StudyConfig
+from qtl_utils.study.sections import Notebook
+from qtl_utils.study.study import StudyConfig
 
 RUN_FILES = ("config.json", "metrics.csv", "history.csv", "predictions.csv", "variants.csv")
 
@@ -81,21 +82,10 @@ def _run(study: StudyConfig, run: str) -> Step:
 
 def _analyses(study: StudyConfig) -> list[Step]:
     runs = tuple(f"{run.dataset}/02_train_variant-{name}" for name, run in study.runs.items())
-    steps = [Step("07_results", "07_results", {}, ("tables/answer.json",), after=runs)]
+    return [_analysis(study, row, runs if row.looks_at == "runs" else ()) for row in study.notebooks()]
 
-    def add(notebook: str, parameters: dict[str, Any], written: str, alone: bool = False) -> None:
-        needs = (_of(parameters["dataset"]),) if parameters.get("dataset") in study.datasets else ()
-        steps.append(Step(notebook, notebook, parameters, (f"tables/{written}",), needs, alone=alone))
 
-    if study.gradients:
-        add("03_gradient_diagnostics", study.gradient_parameters(), "gradient_methods.csv")
-    if study.simulators:
-        add("04_simulator_algorithms", study.simulator_parameters(), "simulator_matrix.csv", alone=True)
-    for theme in TROUBLESHOOTING if study.troubleshooting else ():
-        told = study.troubleshooting_parameters(theme)
-        add(f"05_troubleshooting_{theme}", told, f"doctor_{theme}.csv")
-    if study.attribution:
-        add("06_who_learned", study.attribution_parameters(), "who_learned.json")
-    if study.published:
-        add("08_published_results", study.published_parameters(), "published.csv")
-    return steps
+def _analysis(study: StudyConfig, row: Notebook, runs: tuple[str, ...]) -> Step:
+    told = study.told(row.file)
+    needs = (_of(told["dataset"]),) if told.get("dataset") in study.datasets else ()
+    return Step(row.file, row.file, told, row.writes, needs, after=runs, alone=row.alone)

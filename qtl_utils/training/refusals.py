@@ -17,14 +17,17 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from qtl_utils.circuits.ansatze import ANSATZE
-from qtl_utils.data.datasets import DATASETS, make_splits
+from qtl_utils.data.datasets import DATASETS
+from qtl_utils.data.splits import make_splits
 from qtl_utils.models import backbones, start_2019
-from qtl_utils.models.backbones import NO_BACKBONE
+from qtl_utils.models.devices import find_device
 from qtl_utils.models.heads import VARIANTS, HeadSettings
-from qtl_utils.study.config import BackboneConfig, DataConfig, RunConfig, StudyConfig, TrainConfig, unknown_name
-from qtl_utils.study.environment import find_device
-from qtl_utils.training.experiment import SOURCE_BATCH, TUNED
+from qtl_utils.study.config import BackboneConfig, DataConfig, RunConfig, TrainConfig
+from qtl_utils.study.names import NO_BACKBONE, unknown_name
+from qtl_utils.study.study import StudyConfig
+from qtl_utils.training.run import TUNED
 from qtl_utils.training.sketches import cannot_take, kind_of, one_line, sketch
+from qtl_utils.training.sources import SOURCE_BATCH
 
 SIZES = (32, 64, 96, 128, 224, 299)  # pixels: what is offered where a network cannot take the size that was asked for
 ELSEWHERE = {"data_dir", "cache_dir"}  # arguments of data sets that are no options: data_dir is a key of its own
@@ -59,16 +62,11 @@ def uses(study: StudyConfig) -> list[Use]:
     for name, run in study.runs.items():
         data, network = study.datasets[run.dataset], study.backbones[run.backbone]
         found.append(Use(f"runs.{name}", run.dataset, run.backbone, data, network, whole(run), run.batch_size))
-    told = {
-        "gradients": study.gradients and study.gradient_parameters(),
-        "attribution": study.attribution and study.attribution_parameters(),
-        "published": study.published and study.published_parameters(),
-        "troubleshooting": study.troubleshooting and study.troubleshooting_parameters("evaluation"),
-    }
-    for where, told_it in told.items():
-        if told_it and told_it["dataset"] in study.datasets and told_it["backbone"] in study.backbones:
-            settings = DataConfig(**told_it["data"]), BackboneConfig(**told_it["backbone_settings"])
-            found.append(Use(where, told_it["dataset"], told_it["backbone"], *settings))
+    for row in study.notebooks():
+        told = study.told(row.file)
+        if told.get("dataset") in study.datasets and told["backbone"] in study.backbones:
+            settings = DataConfig(**told["data"]), BackboneConfig(**told["backbone_settings"])
+            found.append(Use(row.section, told["dataset"], told["backbone"], *settings))
     return found
 
 
@@ -322,7 +320,7 @@ def gradients(study: StudyConfig) -> Iterator[str]:
     for variant in given.variants:
         if reason := VARIANTS[variant].refuses(settings):
             yield f"gradients.variants: {variant} cannot be built ({reason}); leave it out"
-    data = DataConfig(**study.gradient_parameters()["data"])
+    data = DataConfig(**study.told("03_gradient_diagnostics")["data"])
     if kind_of(data) != "images" and all(VARIANTS[variant].training == "full" for variant in given.variants):
         yield "gradients.variants: all of them train a backbone, and there are no images; name A or C too"
     if given.noise[0] != 0:
@@ -356,16 +354,6 @@ def simulators(study: StudyConfig) -> Iterator[str]:
             yield f"simulators.image_size: {model} cannot take {given.image_size} px ({reason}); use another size"
 
 
-def troubleshooting(study: StudyConfig) -> Iterator[str]:
-    """Faults and healthy models that do not exist."""
-    if study.troubleshooting is not None and study.troubleshooting.confusion:
-        from qtl_utils.doctor.faults import FAULTS, HEALTHY
-
-        for name in study.troubleshooting.confusion:
-            if name not in (known := [*FAULTS, *HEALTHY]):
-                yield f"troubleshooting.confusion: {unknown_name('model', name, known)}"
-
-
 RULES: list[Rule] = [
     options,
     samples,
@@ -380,5 +368,4 @@ RULES: list[Rule] = [
     gradients,
     attribution,
     simulators,
-    troubleshooting,
 ]

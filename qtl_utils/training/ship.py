@@ -22,12 +22,13 @@ import safetensors.torch
 import torch
 import torchvision
 
-from qtl_utils.data.datasets import SAMPLE_KEYS, load_dataset, load_pixels
+from qtl_utils.data.dataset import load_pixels
+from qtl_utils.data.datasets import SAMPLE_KEYS, load_dataset
 from qtl_utils.models import backbones
 from qtl_utils.study import shipped_files
 from qtl_utils.study.config import BackboneConfig
 from qtl_utils.study.paths import atomic
-from qtl_utils.training.experiment import backbone_state, train_source
+from qtl_utils.training.sources import backbone_state, train_source
 
 ANTS_BEES = {"model": "squeezenet1_1", "image_size": 224}
 IMAGE_SIZE = 32  # pixels, of the digits

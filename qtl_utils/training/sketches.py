@@ -8,7 +8,8 @@ from functools import cache
 import numpy as np
 import torch
 
-from qtl_utils.data.datasets import DATASETS, Dataset, load_dataset
+from qtl_utils.data.dataset import Dataset
+from qtl_utils.data.datasets import DATASETS, load_dataset
 from qtl_utils.data.images import scan_folder
 from qtl_utils.models import backbones
 from qtl_utils.study.config import DataConfig

@@ -13,7 +13,8 @@ from torch import nn
 
 from qtl_utils.circuits.program import expand
 from qtl_utils.circuits.simulators import METHODS, Counts
-from qtl_utils.doctor.diagnosis import Finding, Patient, alike, check, fail, listed, ok, skipped, warn
+from qtl_utils.doctor.findings import Finding, check, fail, listed, ok, skipped, warn
+from qtl_utils.doctor.patient import Patient, alike
 from qtl_utils.doctor.probe import Site, observe, saved_by_circuits
 
 REPEATS = 12  # of a sampled gradient: with few of them a ratio below 1 can pass for one above it

@@ -6,7 +6,9 @@ import torch
 from torch import nn
 
 from qtl_utils.circuits.program import expand
-from qtl_utils.doctor.diagnosis import FEW, Finding, Patient, check, explain, fail, listed, norm, ok, skipped, warn
+from qtl_utils.doctor.findings import Finding, check, fail, listed, ok, skipped, warn
+from qtl_utils.doctor.messages import explain
+from qtl_utils.doctor.patient import FEW, Patient, norm
 from qtl_utils.doctor.probe import CUTS, SQUASHES, Site, observe
 from qtl_utils.models.pieces import Pieces
 

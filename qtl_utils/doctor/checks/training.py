@@ -12,7 +12,8 @@ import torch
 from torch import nn
 from torch.nn.functional import softmax
 
-from qtl_utils.doctor.diagnosis import Finding, Patient, check, fail, listed, norm, ok, skipped, warn
+from qtl_utils.doctor.findings import Finding, check, fail, listed, ok, skipped, warn
+from qtl_utils.doctor.patient import Patient, norm
 
 
 @check("frozen_buffers", "statistics of frozen layers in train mode", section="evaluation#batchnorm", steps=1)

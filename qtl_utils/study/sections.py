@@ -1,0 +1,266 @@
+"""The settings of the notebooks that a study runs once, and the registry of these notebooks."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal, get_args
+
+from pydantic import Field, create_model, model_validator
+
+from qtl_utils.study.config import Name, Rate, Section, UserPath
+from qtl_utils.study.notebook import declared_parameters
+from qtl_utils.study.paths import PROJECT, user_path
+
+TOLD = ("study", "results_dir", "threads", "data", "backbone_settings")  # parameters that are no settings
+Sizes = Annotated[list[Annotated[int, Field(ge=1, le=30)]], Field(min_length=1)]
+Strengths = Annotated[list[Annotated[float, Field(ge=0, le=0.75)]], Field(min_length=1)]
+
+
+class GradientsConfig(Section):
+    """What 03_gradient_diagnostics looks at: one model in training, then its circuit alone."""
+
+    dataset: Name | None = None  # of the study; left out: that of its first run with a backbone
+    backbone: Name | None = None
+    variants: list[str] = Field(["A", "A-joint", "B", "C"], min_length=1)
+    n_qubits: int = Field(4, ge=1, le=24)
+    depth: int = Field(6, ge=1, le=1000)
+    ansatz: str = "mari2019"
+    encoding: str = "tanh"
+    epochs: int = Field(2, ge=1)
+    batch_size: int = Field(8, ge=2)
+    lr_classical: Rate = 0.01
+    lr_quantum: Rate = 0.01
+    lr_backbone: Rate = 0.001
+    method_qubits: int = Field(3, ge=1, le=8)  # the methods are compared on a smaller circuit
+    method_depth: int = Field(2, ge=1, le=20)
+    method_batch: int = Field(2, ge=1, le=64)
+    variance_ansatze: list[str] = Field(["mari2019", "separable", "identity_blocks"], min_length=1)
+    variance_qubits: Sizes = [2, 4, 6, 8, 10, 12]
+    variance_depths: Sizes = [1, 5, 20]
+    variance_draws: int = Field(200, ge=10, le=10_000)
+    shots: list[Annotated[int, Field(ge=1)]] = Field([100, 1000, 10_000], min_length=1)
+    shot_repeats: int = Field(20, ge=2)
+    noise: Strengths = [0.0, 0.01, 0.03, 0.1]  # depolarising strength, 0 first
+    seed: int = Field(0, ge=0)
+
+
+class SimulatorsConfig(Section):
+    """What 04_simulator_algorithms compares."""
+
+    n_qubits: int = Field(3, ge=1, le=8)
+    depth: int = Field(2, ge=1, le=20)
+    batch: int = Field(2, ge=1, le=64)
+    ansatz: str = "mari2019"
+    encoding: str = "tanh"
+    repeats: int = Field(5, ge=1)  # medians are taken over them
+    scaling_qubits: Sizes = [2, 4, 6, 8, 10, 12]
+    scaling_depths: Sizes = [1, 2, 4, 8, 16]
+    scaling_batches: Sizes = [1, 2, 4, 8, 16]
+    scaling_base: dict[str, int] = {"qubits": 4, "depth": 2, "batch": 2}  # what is not varied
+    most_seconds: float = Field(0.2, gt=0)  # a step beyond ends a scaling series
+    seconds_budget: float = Field(1.0, gt=0)  # of a step, for the largest circuit
+    memory_budget: float = Field(4e9, gt=0)  # bytes
+    networks: list[str] = Field(["resnet18", "tiny_vit"], min_length=1)
+    image_size: int = Field(32, ge=8, le=1024)
+    network_batch: int = Field(4, ge=2)
+    network_qubits: int = Field(4, ge=1, le=24)
+    network_depth: int = Field(6, ge=1, le=1000)
+
+
+class TroubleshootingConfig(Section):
+    """What the notebooks 05_troubleshooting_* look at."""
+
+    dataset: Name | None = None  # of the study; left out: that of the first run with images and a ResNet
+    backbone: Name | None = None
+    first_seed: int = Field(0, ge=0)
+    seeds: int = Field(5, ge=2)  # of every comparison of a broken with a mended model
+    steps: int = Field(30, ge=3)  # of training in these comparisons
+    published_images: int = Field(80, ge=16)  # for the model of 2019
+    published_epochs: int = Field(4, ge=3)
+    head_seeds: int = Field(20, ge=2)  # trainings of a head for the notebook on evaluation
+    epochs: int = Field(20, ge=1)
+    batch_size: int = Field(8, ge=1)
+    lr: Rate = 0.01
+    confusion: list[str] = []  # faults and healthy models the doctor is tried on; empty: all
+
+
+Schedule = Literal["concurrent", "alternating", "two-stage"]
+Spread = Annotated[float, Field(ge=0)]
+Factors = Annotated[list[Annotated[float, Field(gt=0, le=1000)]], Field(min_length=1)]
+
+
+class AttributionConfig(Section):
+    """What 06_who_learned takes apart: A on frozen features of one data set, beside its controls."""
+
+    dataset: Name | None = None  # of the study; left out: that of its first run with a backbone
+    backbone: Name | None = None
+    n_splits: int | None = Field(None, ge=1, le=1000)  # in place of the data set's own number
+    first_seed: int = Field(0, ge=0)
+    seeds: int = Field(24, ge=1, le=100_000)  # first_seed, first_seed + 1 ...; seed s uses split s mod n_splits
+    curve_seeds: int = Field(12, ge=1, le=100_000)  # of what is drawn as a curve: rates, data, sizes
+    variants: list[str] = ["A-zero", "A-frozen", "A-separable", "A-none", "C-matched", "C", "A-surrogate"]
+    scalings: list[Literal["none", "standard"]] = Field(["none", "standard"], min_length=1)
+    n_qubits: int = Field(4, ge=1, le=24)
+    depth: int = Field(6, ge=1, le=1000)
+    ansatz: str = "mari2019"
+    encoding: str = "tanh"
+    angle_init: float = Field(0.01, ge=0)  # radians
+    epochs: int = Field(20, ge=1)
+    batch_size: int = Field(8, ge=1)
+    lr_classical: Rate = 0.01
+    lr_quantum: Rate = 0.01
+    lr_backbone: Rate = 0.001
+    lr_step: int = Field(10, ge=1)
+    lr_gamma: float = Field(0.1, gt=0, le=1)
+    rate_factors: Factors = [0.1, 1.0, 10.0, 100.0]
+    rate_variants: list[str] = Field(["A", "C", "C-matched"], min_length=2)
+    schedules: Annotated[list[Schedule], Field(min_length=1)] = ["concurrent", "alternating", "two-stage"]
+    joint_seeds: int = Field(0, ge=0)  # of networks whose backbone learns too; 0 leaves them out
+    fractions: list[Annotated[float, Field(gt=0, le=1)]] = Field([0.1, 0.25, 0.5, 1.0], min_length=1)
+    fraction_variants: list[str] = Field(["A", "C", "C-matched", "A-surrogate"], min_length=2)
+    size_qubits: Sizes = [2, 4, 6, 8]
+    size_depths: Sizes = [1, 3, 6, 12]
+    noise: Annotated[list[Spread], Field(min_length=1)] = [0.0, 0.25, 0.5, 1.0, 2.0]  # deviations of each feature
+    shots: list[Annotated[int, Field(ge=0)]] = Field([0, 10, 100, 1000], min_length=1)  # 0: exact
+    control_samples: int = Field(600, ge=50)
+    control_splits: int = Field(8, ge=2)
+    geometry_points: int = Field(0, ge=0)  # samples that the geometry is averaged over; 0 leaves it out
+    seed: int = Field(0, ge=0)
+
+
+PlaneTask = Literal["spirals 1.52 turns", "spirals 2.0 turns", "square", "moons"]
+
+
+class PublishedConfig(Section):
+    """What 08_published_results runs again; the settings that were published are not varied."""
+
+    dataset: Name | None = None  # of the study; left out: that of its first run with a backbone
+    backbone: Name | None = None
+    plane_tasks: list[PlaneTask] = Field(list(get_args(PlaneTask)), min_length=1)
+    first_seed: int = Field(0, ge=0)
+    plane_seeds: int = Field(20, ge=2)  # of the 2-D tasks; seed 0, the published run, is always one of them
+    variants: list[str] = Field(["A", "C", "C-matched-relu", "C-wide"], min_length=1)
+    seeds: int = Field(24, ge=2)
+    epochs: int = Field(30, ge=1)
+    lr: Rate = 4e-3  # of heads, for the digits; 0.0004 was published for ants and bees
+    tutorial_seeds: int = Field(3, ge=1)
+    tutorial_epochs: int = Field(25, ge=1)
+    batchnorm_splits: int = Field(4, ge=2)
+    batchnorm_epochs: int = Field(10, ge=1)
+    cifar_dir: UserPath | None = None  # the folder that holds cifar-10-batches-py
+    cifar_size: int = Field(224, ge=8, le=1024)  # pixels
+    cifar_images: list[Annotated[int, Field(ge=2)]] = Field(
+        [10_000, 2_000], min_length=2, max_length=2
+    )  # trained on, tested on
+    checkpoint: UserPath | None = "download"  # or a .pt file
+
+    @model_validator(mode="after")
+    def _check(self):
+        missing = {"A", "C"} - set(self.variants)
+        if missing:
+            raise ValueError(
+                f"variants: {' and '.join(sorted(missing))} missing; the published numbers are A's and C's"
+            )
+        if self.checkpoint not in (None, "download") and not user_path(self.checkpoint).is_file():
+            raise ValueError(f"checkpoint: there is no file '{self.checkpoint}'; give a .pt file, download or null")
+        if self.cifar_dir is not None and not user_path(self.cifar_dir).is_dir():
+            raise ValueError(f"cifar_dir: there is no folder '{self.cifar_dir}'; give the one with cifar-10-batches-py")
+        return self
+
+
+# ---- the registry ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Notebook:
+    """A row of NOTEBOOKS: a notebook that a study runs once. A new one is a row here and a file in notebooks/.
+
+    `section` is the key of the study file that holds its settings, and `settings` what may be set there: where that is
+    None, the parameters that the notebook declares. null in a study leaves the section out. `writes` are files below
+    the study's folder that are there whenever it succeeded.
+    """
+
+    file: str  # of its source, without .ipynb
+    section: str = ""  # "": it has no settings
+    settings: type[Section] | None = None
+    writes: tuple[str, ...] = ()
+    looks_at: Literal["nothing", "features", "images", "resnet", "runs"] = "nothing"  # what of the study it works with
+    fields: tuple[str, ...] | None = None  # the settings it is told, where notebooks share a section; None: all
+    on: bool = True  # whether a study that does not name the section has it
+    alone: bool = False  # it measures times: nothing runs beside it
+    tables: str = ""  # how its tables begin that describe one machine, and so are not compared
+
+
+_STARTED = ("first_seed", "seeds", "steps")
+_LENT = ("dataset", "backbone")
+NOTEBOOKS: list[Notebook] = [
+    Notebook(
+        "03_gradient_diagnostics", "gradients", GradientsConfig, ("tables/gradient_methods.csv",), looks_at="images"
+    ),
+    Notebook(
+        "04_simulator_algorithms",
+        "simulators",
+        SimulatorsConfig,
+        ("tables/simulator_matrix.csv",),
+        alone=True,
+        tables="simulator_",
+    ),
+    Notebook(
+        "05_troubleshooting_gradients",
+        "troubleshooting",
+        TroubleshootingConfig,
+        ("tables/doctor_gradients.csv",),
+        looks_at="resnet",
+        fields=(*_LENT, *_STARTED, "published_images", "published_epochs"),
+        tables="doctor_",
+    ),
+    Notebook(
+        "05_troubleshooting_simulators",
+        "troubleshooting",
+        TroubleshootingConfig,
+        ("tables/doctor_simulators.csv",),
+        fields=_STARTED,
+        tables="doctor_",
+    ),
+    Notebook(
+        "05_troubleshooting_optimisation",
+        "troubleshooting",
+        TroubleshootingConfig,
+        ("tables/doctor_optimisation.csv",),
+        fields=_STARTED,
+        tables="doctor_",
+    ),
+    Notebook(
+        "05_troubleshooting_evaluation",
+        "troubleshooting",
+        TroubleshootingConfig,
+        ("tables/doctor_evaluation.csv",),
+        looks_at="resnet",
+        fields=(*_LENT, "first_seed", "head_seeds", "epochs", "batch_size", "lr", "confusion"),
+        tables="doctor_",
+    ),
+    Notebook("06_who_learned", "attribution", AttributionConfig, ("tables/who_learned.json",), looks_at="features"),
+    Notebook("07_results", writes=("tables/answer.json",), looks_at="runs"),
+    Notebook(
+        "08_published_results",
+        "published",
+        PublishedConfig,
+        ("tables/published.csv",),
+        looks_at="features",
+        on=False,
+    ),
+]
+
+
+def sections() -> dict[str, tuple[type[Section], bool]]:
+    """Section of a study file -> what may be set there, and whether a study that does not name it has it."""
+    found = {row.section: (row.settings or declared(row.file), row.on) for row in NOTEBOOKS if row.section}
+    return found
+
+
+def declared(file: str) -> type[Section]:
+    """The settings that a notebook declares in its parameters cell, each of the type of its default.
+
+    What every notebook is told (study, results_dir, threads) is none of them.
+    """
+    given = declared_parameters(PROJECT / "notebooks" / f"{file}.ipynb")
+    fields = {name: (type(value), value) for name, value in given.items() if name not in TOLD}
+    return create_model(f"Settings of {file}", __base__=Section, **fields)

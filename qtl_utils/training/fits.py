@@ -1,0 +1,122 @@
+"""What a training is and what it leaves behind: seeds, learning rates, orders of samples, the best epoch."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
+
+from qtl_utils.data.splits import Splits
+from qtl_utils.study.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Learning rates per group of parameters."""
+
+    classical: float
+    quantum: float
+    backbone: float
+
+
+@dataclass(frozen=True)
+class Replica:
+    """One training: a seed, the split it uses, and its learning rates (candidate 0 is the study's own)."""
+
+    seed: int
+    split: int
+    candidate: int
+    rates: Rates
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What R trainings left behind, for N samples and K classes."""
+
+    replicas: tuple[Replica, ...]
+    history: np.ndarray  # (R, epochs, 2, 2): [train, selection] x [loss, accuracy]
+    best_epoch: np.ndarray  # (R,) counted from 1
+    logits: dict[str, np.ndarray]  # epoch kind "best" or "last" -> (R, N, K)
+    weights: dict[str, torch.Tensor]  # parameters of the head after the last epoch, (R, ...)
+    seconds: np.ndarray  # (R,) wall time; of trainings done together, an equal share
+
+
+def make_replicas(seeds: Sequence[int], n_splits: int, candidates: Sequence[Rates]) -> tuple[Replica, ...]:
+    """Every candidate with every seed; seed s uses split s mod n_splits."""
+    return tuple(
+        Replica(seed, seed % n_splits, number, rates) for number, rates in enumerate(candidates) for seed in seeds
+    )
+
+
+def selection_subset(splits: Splits) -> str:
+    """Where the best epoch is looked for: validation, or, as the published code does, the test set."""
+    return "test" if splits.protocol == "as_published" else "validation"
+
+
+def batches_of(order: np.ndarray, batch_size: int) -> np.ndarray:
+    """`order` (n,) cut into rows (steps, batch_size); the last one is filled up with -1."""
+    steps = math.ceil(len(order) / batch_size)
+    padded = np.full(steps * batch_size, -1)
+    padded[: len(order)] = order
+    return padded.reshape(steps, batch_size)
+
+
+def random_orders(train: np.ndarray, seed: int, epochs: int) -> np.ndarray:
+    """The order (epochs, n) in which a seed sees the training samples."""
+    rng = np.random.default_rng([seed, 2019])
+    return np.stack([rng.permutation(train) for _ in range(epochs)])
+
+
+def lr_decay(epoch: int, config: TrainConfig) -> float:
+    """The factor on every learning rate in `epoch` (from 0): StepLR's, stepped after an epoch or before it."""
+    steps = epoch + (config.lr_schedule == "before")
+    return config.lr_gamma ** (steps // config.lr_step)
+
+
+def join_fits(fits: Sequence[Fit], order: np.ndarray | None = None) -> Fit:
+    """Several fits of the same model as one; `order` rearranges the replicas."""
+    replicas = [r for fit in fits for r in fit.replicas]
+    order = np.arange(len(replicas)) if order is None else order
+    return Fit(
+        replicas=tuple(replicas[i] for i in order),
+        history=np.concatenate([fit.history for fit in fits])[order],
+        best_epoch=np.concatenate([fit.best_epoch for fit in fits])[order],
+        logits={kind: np.concatenate([fit.logits[kind] for fit in fits])[order] for kind in ("best", "last")},
+        weights={name: torch.cat([fit.weights[name] for fit in fits])[order] for name in fits[0].weights},
+        seconds=np.concatenate([fit.seconds for fit in fits])[order],
+    )
+
+
+class Best:
+    """Keeps, replica by replica, the parameters of the epoch with the highest accuracy, then the lowest loss."""
+
+    def __init__(self, n: int, parameters: dict[str, torch.Tensor]):
+        self.epoch = np.ones(n, int)
+        self.score = np.full((n, 2), -np.inf)
+        self.parameters = {name: p.detach().clone() for name, p in parameters.items()}
+
+    def update(self, epoch: int, values: np.ndarray, parameters: dict[str, torch.Tensor]) -> None:
+        """values: (n, 2) loss and accuracy of the selection subset after `epoch` (from 0)."""
+        accuracy, loss = values[:, 1], -np.nan_to_num(values[:, 0], nan=np.inf)
+        better = (accuracy > self.score[:, 0]) | ((accuracy == self.score[:, 0]) & (loss > self.score[:, 1]))
+        self.score[better] = np.stack([accuracy, loss], 1)[better]
+        self.epoch[better] = epoch + 1
+        for name, kept in self.parameters.items():
+            mask = torch.as_tensor(better, device=kept.device)
+            kept[mask] = parameters[name].detach()[mask]
+
+
+def stack_indices(indices: Sequence[np.ndarray], device) -> torch.Tensor:
+    """Rows of different lengths as one (R, longest) tensor, filled up with -1."""
+    longest = max(map(len, indices))
+    rows = [np.pad(i, (0, longest - len(i)), constant_values=-1) for i in indices]
+    return torch.as_tensor(np.stack(rows), device=device)
+
+
+def loss_and_accuracy(logits: torch.Tensor, targets: torch.Tensor) -> np.ndarray:
+    """Mean cross-entropy and accuracy, (R, 2), of logits (R, n, K) where targets (R, n) are not -1."""
+    loss = cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none", ignore_index=-1)
+    sums = loss.view(targets.shape).double().sum(1), (logits.argmax(-1) == targets).double().sum(1)
+    return (torch.stack(sums, 1) / (targets >= 0).sum(1, keepdim=True)).cpu().numpy()

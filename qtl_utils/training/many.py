@@ -1,0 +1,174 @@
+"""Training a head with every seed and every learning rate at once, on cached features."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy, embedding
+
+from qtl_utils.data.splits import Splits
+from qtl_utils.models.heads import is_circuit
+from qtl_utils.study.config import TrainConfig
+from qtl_utils.study.environment import progress
+from qtl_utils.training.fits import (
+    Best,
+    Fit,
+    Replica,
+    batches_of,
+    join_fits,
+    loss_and_accuracy,
+    lr_decay,
+    random_orders,
+    selection_subset,
+    stack_indices,
+)
+from qtl_utils.training.optimizers import make_optimizer
+from qtl_utils.training.stacks import Stack
+
+MAX_PARAMETERS = 1_000_000  # of all replicas that are trained at once: what stays in cache is faster
+MAX_AMPLITUDES = 2**18  # samples x 2^n_qubits that go through PennyLane's simulators at once; ours takes any number
+MAX_SAMPLES = 2**17  # samples x replicas that go through a head at once
+
+
+def fit_heads(
+    build: Callable[[int], nn.Module],
+    features: torch.Tensor,
+    labels: np.ndarray,
+    splits: Splits,
+    replicas: Sequence[Replica],
+    config: TrainConfig,
+    *,
+    orders: Callable[[np.ndarray, int, int], np.ndarray] = random_orders,
+    pace: Callable[[int], dict[str, float]] | None = None,
+    watch: Callable[[int, Sequence[Replica], dict[str, torch.Tensor]], None] | None = None,
+    label: str = "head",
+) -> Fit:
+    """Trains `build(seed)`, any module from features to logits, for all `replicas` together.
+
+    Dropout draws from torch's global generator; BatchNorm, which mixes the samples of a batch, is refused.
+    features: (N, F), or (n_splits, N, F) where they are scaled per split. Every replica has its own initial weights,
+    data order and learning rates, and ends as it would alone. Epoch selection as `selection_subset` says.
+    `pace(epoch)`, epochs from 0: the factor of the "classical" and the "quantum" learning rates in place of the
+    study's decay; a group at 0 rests, and so do the optimiser's moments of it.
+    `watch(step, replicas, parameters)` sees the parameters (R, ...) of the replicas trained together: at step 0 as
+    they start, then after every step. It must not change them.
+    """
+    module = build(replicas[0].seed)
+    if any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules()):
+        raise ValueError(f"{label}: heads on cached features cannot hold BatchNorm; use LayerNorm")
+    groups = _groups(module, splits, replicas, config)
+    parts = [
+        _fit_group(build, features, labels, splits, [replicas[i] for i in group], config, orders, pace, watch, label)
+        for group in groups
+    ]
+    return join_fits(parts, np.argsort(np.concatenate(groups)))
+
+
+def _groups(module: nn.Module, splits: Splits, replicas: Sequence[Replica], config: TrainConfig) -> list[np.ndarray]:
+    """Positions of the replicas trained together: as many as memory takes, all with the same number of batches."""
+    by_memory = MAX_PARAMETERS // max(1, sum(p.numel() for p in module.parameters()))
+    most = max(1, min(by_memory, most_samples(module) // config.batch_size))
+    sizes = np.array([len(splits.indices(r.split, "train")) for r in replicas])
+    steps = -(-sizes // config.batch_size)
+    alike = [np.flatnonzero(steps == n) for n in np.unique(steps)]
+    return [part for group in alike for part in np.array_split(group, math.ceil(len(group) / most))]
+
+
+def most_samples(module: nn.Module) -> int:
+    """How many samples, over all replicas, may go through `module` at once."""
+    simulated = [m for m in module.modules() if is_circuit(m) and m.backend != "statevector"]
+    return min((MAX_AMPLITUDES // 2**layer.n_qubits for layer in simulated), default=MAX_SAMPLES)
+
+
+def _fit_group(build, features, labels, splits, replicas, config, orders, pace, watch, label) -> Fit:
+    start, device = time.perf_counter(), features.device
+    dtype = getattr(torch, config.precision(whole=False))
+    features, labels = features.to(dtype), torch.as_tensor(labels, device=device)
+    modules = [build(r.seed).to(device=device, dtype=dtype) for r in replicas]
+    model = Stack(modules)
+    step, steps = make_optimizer(model, modules[0], [r.rates for r in replicas], config), 0
+    if watch:
+        watch(0, replicas, model.parameters)
+    train = [splits.indices(r.split, "train") for r in replicas]
+    order = [orders(t, r.seed, config.epochs) for t, r in zip(train, replicas, strict=True)]
+    chosen = stack_indices([splits.indices(r.split, selection_subset(splits)) for r in replicas], device)
+    table, first = features.flatten(0, -2), first_rows(features, replicas)
+
+    def targets_and_rows(index):  # (..., R, B); -1, the padding, is no target and reads some row
+        filled = index.clamp(min=0)
+        return torch.where(index >= 0, labels[filled], -1), filled + first
+
+    history = np.zeros((len(replicas), config.epochs, 2, 2))
+    best = Best(len(replicas), model.parameters)
+    chosen_targets, chosen_rows = targets_and_rows(chosen)
+    for epoch in progress(range(config.epochs), label):
+        batches = np.stack([batches_of(o[epoch], config.batch_size) for o in order], axis=1)  # (steps, R, B)
+        targets, rows = targets_and_rows(torch.as_tensor(batches, device=device))
+        share = (targets >= 0).to(dtype)  # of each sample in the loss that is minimised
+        if config.reduction == "mean":
+            share /= share.sum(-1, keepdim=True)
+        decay, outputs = pace(epoch) if pace else lr_decay(epoch, config), []
+        for row, target, weight in zip(rows, targets.flatten(1), share.flatten(1), strict=True):
+            logits = model(embedding(row, table))
+            loss = cross_entropy(logits.flatten(0, 1), target, reduction="none", ignore_index=-1)
+            gradients = torch.autograd.grad(loss, model.trainable, weight, materialize_grads=True)
+            step(gradients, decay)
+            outputs.append(logits.detach())
+            if watch:
+                steps += 1
+                watch(steps, replicas, model.parameters)
+        history[:, epoch, 0] = loss_and_accuracy(torch.cat(outputs, 1), targets.movedim(0, 1).flatten(1))
+        history[:, epoch, 1] = loss_and_accuracy(evaluate(model, table, chosen_rows), chosen_targets)
+        best.update(epoch, history[:, epoch, 1], model.parameters)
+    everything = torch.arange(len(labels), device=device) + first
+    last = {name: p.detach().clone() for name, p in model.parameters.items()}
+    logits = {"last": evaluate(model, table, everything).double().cpu().numpy()}
+    model.load(best.parameters)
+    logits["best"] = evaluate(model, table, everything).double().cpu().numpy()
+    seconds = (time.perf_counter() - start) / len(replicas)
+    weights = {name: p.cpu() for name, p in last.items()}
+    return Fit(tuple(replicas), history, best.epoch, logits, weights, np.full(len(replicas), seconds))
+
+
+def first_rows(features: torch.Tensor, replicas: Sequence[Replica]) -> torch.Tensor:
+    """Where the features of each replica's split begin, (R, 1), once those of all splits stand below each other."""
+    split = torch.tensor([r.split for r in replicas], device=features.device)[:, None]
+    return split * (features.shape[-2] if features.ndim == 3 else 0)
+
+
+def predict(
+    build: Callable[[int], nn.Module],
+    weights: dict[str, torch.Tensor],
+    features: torch.Tensor,
+    replicas: Sequence[Replica],
+    config: TrainConfig,
+) -> np.ndarray:
+    """Logits (R, N, K) of all samples, of heads with the parameters `weights` (R, ...), as `Fit.weights` holds them.
+
+    features: as `fit_heads` takes them.
+    """
+    features = features.to(getattr(torch, config.precision(whole=False)))
+    modules = [build(r.seed).to(features) for r in replicas]
+    most = max(1, MAX_PARAMETERS // max(1, sum(p.numel() for p in modules[0].parameters())))
+    parts = []
+    for part in np.array_split(np.arange(len(replicas)), math.ceil(len(replicas) / most)):
+        model = Stack([modules[i] for i in part])
+        model.load({name: values[part] for name, values in weights.items()})
+        rows = torch.arange(features.shape[-2]) + first_rows(features, [replicas[i] for i in part])
+        parts.append(evaluate(model, features.flatten(0, -2), rows.to(features.device)))
+    return torch.cat(parts).double().cpu().numpy()
+
+
+@torch.no_grad()
+def evaluate(model: Stack, table: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Logits (R, n, K) of the rows (R, n) of `table` in eval mode, as many at a time as memory takes."""
+    rows = rows[0] if (rows == rows[0]).all() else rows
+    training = model.base.training
+    model.base.eval()
+    at_once = max(1, most_samples(model.base) // model.replicas)
+    logits = torch.cat([model(embedding(part, table)) for part in rows.split(at_once, dim=-1)], dim=1)
+    model.base.train(training)
+    return logits
