@@ -91,7 +91,7 @@ def inputs_of(options, folder):
     return inputs, features_of
 
 
-def heads(inputs, seeds, epochs, backend):
+def heads(inputs, seeds, epochs, simulator):
     """A function that trains `seeds` seeds of head A for `epochs` epochs, optimiser and validation included."""
     import torch
 
@@ -99,7 +99,7 @@ def heads(inputs, seeds, epochs, backend):
     from qtl_utils.training.fits import make_replicas
     from qtl_utils.training.variants import candidates, fit_frozen
 
-    config = TrainConfig(seeds=seeds, epochs=epochs, backend=backend)
+    config = TrainConfig(seeds=seeds, epochs=epochs, simulator=simulator)
     replicas = make_replicas(range(seeds), inputs.splits.n_splits, candidates("A", config))
     return lambda: fit_frozen("A", inputs, config, replicas, torch.device("cpu"))
 

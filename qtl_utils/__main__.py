@@ -294,6 +294,7 @@ def _state(study: StudyConfig) -> str:
 
 def _registries(study: StudyConfig) -> dict[str, list[str]]:
     from qtl_utils.circuits.ansatze import ANSATZE, ENCODINGS
+    from qtl_utils.circuits.simulators import METHODS, SIMULATORS
     from qtl_utils.data.datasets import DATASETS
     from qtl_utils.models.backbones import known_models
     from qtl_utils.models.heads import VARIANTS
@@ -307,6 +308,8 @@ def _registries(study: StudyConfig) -> dict[str, list[str]]:
         "case": cases,
         "ansatz": list(ANSATZE),
         "encoding": list(ENCODINGS),
+        "simulator": list(SIMULATORS),
+        "differentiation method": list(METHODS),
         "dataset": list(DATASETS),
         "variant": list(VARIANTS),
         "model": known_models(),

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from qtl_utils.__main__ import main
-from qtl_utils.study.config import RunConfig
+from qtl_utils.study.config import RunConfig, TrainConfig
 from qtl_utils.study.errors import StudyError
 from qtl_utils.study.paths import PROJECT
 from qtl_utils.study.study import StudyConfig
@@ -245,3 +245,16 @@ def test_published_results_need_images_and_are_left_out_unless_asked_for(tmp_pat
     content["datasets"]["digits"], content["backbones"]["vit"] = {"dataset": "moons"}, {"model": "none"}
     with pytest.raises(StudyError, match="published.backbone: 2-D points have none; name a backbone"):
         load_study(write(tmp_path, content))
+
+
+@pytest.mark.parametrize(
+    ("given", "label"),
+    [
+        ({}, "2019"),
+        ({"lr_quantum": 0.01}, "lr_quantum 0.01"),
+        ({"epochs": 30, "batch_size": 8}, "batch_size 8"),
+        ({"lr_quantum": 0.01, "settings": "mine"}, "mine"),
+    ],
+)
+def test_results_are_called_2019_only_with_the_settings_of_2019(given, label):
+    assert TrainConfig(**given).settings == label

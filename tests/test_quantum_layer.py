@@ -30,16 +30,16 @@ def test_replicas_under_vmap_equal_single_layers(ansatz):
 
 
 @pytest.mark.parametrize(
-    ("backend", "method", "tolerance"),
+    ("simulator", "method", "tolerance"),
     [
         ("default.qubit", "adjoint", 1e-10),
         ("default.qubit", "parameter-shift", 1e-10),
         ("lightning.qubit", "adjoint", 1e-6),  # PennyLane hands lightning's Jacobian on in float32
     ],
 )
-def test_other_methods_give_the_gradients_of_backprop(backend, method, tolerance):
+def test_other_methods_give_the_gradients_of_backprop(simulator, method, tolerance):
     reference = layers(1)[0]
-    other = QuantumLayer(3, 2, backend=backend, diff_method=method).double()
+    other = QuantumLayer(3, 2, simulator=simulator, diff_method=method).double()
     other.load_state_dict(reference.state_dict())
     x = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
     expected = torch.autograd.grad(reference(x).pow(2).sum(), [reference.weights, x])
@@ -82,5 +82,5 @@ def test_wrong_sizes_are_named():
         QuantumLayer(0, 2)
     with pytest.raises(ValueError, match="angles must be"):
         QuantumLayer(2, 2, angles="some")
-    with pytest.raises(ValueError, match="unknown backend 'cirq'"):
-        QuantumLayer(2, 2, backend="cirq")
+    with pytest.raises(ValueError, match="unknown simulator 'cirq'"):
+        QuantumLayer(2, 2, simulator="cirq")

@@ -38,6 +38,10 @@ WRONG = [  # key -> value, and how the refusal begins
     ({"runs.heads.start": "published-2d", "runs.heads.depth": 15}, "runs.heads.depth: start 'published-2d' has angles"),
     ({"runs.heads.start": "published-2d", "runs.heads.ansatz": "reuploading"}, "runs.heads.ansatz: start 'published"),
     ({"runs.heads.variants": ["A-surrogate"], "runs.heads.n_qubits": 7}, "runs.heads.variants: none of them can be"),
+    (
+        {"runs.heads.diff_method": "hadamard"},
+        "runs.heads.diff_method: 'hadamard' does not work on statevector (",
+    ),
     ({"runs.heads.settings": "tuned", "runs.heads.lr_grid": GRID}, "runs.heads.settings: 'tuned' is what results"),
     ({"runs.heads.settings": "a\nb"}, "runs.heads.settings: 'a\\nb' is not one line of text"),
     ({"gradients.noise": [0.1]}, "gradients.noise: the others are compared with the first one; begin with 0"),

@@ -13,6 +13,11 @@ from qtl_utils.circuits import simulators
 from qtl_utils.circuits.ansatze import ANSATZE
 from qtl_utils.circuits.layer import QuantumLayer
 from qtl_utils.circuits.simulators import METHODS, SIMULATORS, Method
+from qtl_utils.data.splits import Splits
+from qtl_utils.models.heads import HeadSettings, make_head
+from qtl_utils.study.config import TrainConfig
+from qtl_utils.training.fits import Rates, make_replicas
+from qtl_utils.training.many import fit_heads
 
 pytestmark = pytest.mark.filterwarnings("ignore::pennylane.exceptions.PennyLaneDeprecationWarning")
 
@@ -150,10 +155,10 @@ def test_gates_keep_their_meaning_in_qiskit():
     np.testing.assert_allclose(network.forward(x, w), np.stack(expected, -1), atol=1e-12)
 
 
-@pytest.mark.parametrize("backend", ["default.mixed", "qiskit"])
-def test_layers_of_every_simulator_share_their_state(backend):
+@pytest.mark.parametrize("simulator", ["default.mixed", "qiskit"])
+def test_layers_of_every_simulator_share_their_state(simulator):
     torch.manual_seed(0)
-    one, other, x = QuantumLayer(2, 1, angle_init=1.0), QuantumLayer(2, 1, backend=backend), torch.randn(3, 2)
+    one, other, x = QuantumLayer(2, 1, angle_init=1.0), QuantumLayer(2, 1, simulator=simulator), torch.randn(3, 2)
     other.load_state_dict(one.state_dict())
     torch.testing.assert_close(other(x), one(x), atol=1e-5, rtol=0)
     many = torch.vmap(lambda weights: torch.func.functional_call(other, {"weights": weights}, (x,)))
@@ -197,3 +202,27 @@ def test_a_scaling_series_ends_where_steps_take_too_long():
     base = {"qubits": 2, "depth": 1, "batch": 1}
     found = simulator_costs.scaling("mari2019", "tanh", {"qubits": [2, 3, 4]}, base, 1, 0.0, pairs)
     assert list(found["qubits"]) == [2, 2]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("simulator", SIMULATORS)
+def test_what_works_in_the_matrix_trains_many_heads_too(simulator, method):
+    splits = Splits("repeated", np.array([["train"] * 4 + ["validation"] * 2]))
+    config = TrainConfig(epochs=1, batch_size=2, simulator=simulator, diff_method=method)
+    settings = HeadSettings(3, 2, n_qubits=2, depth=1, angle_init=1.0, simulator=simulator, diff_method=method)
+    features, labels = torch.randn(6, 3, generator=torch.Generator().manual_seed(0)), np.arange(6) % 2
+
+    def weights(settings):
+        replicas = make_replicas(range(2), 1, [Rates(0.05, 0.05, 0.05)])
+        fit = fit_heads(lambda seed: make_head("A", settings, seed), features, labels, splits, replicas, config)
+        return fit.weights["2.weights"]
+
+    if simulators.open_cell(simulators.study_task("mari2019", "tanh", 2, 1), simulator, method)["run"] is None:
+        with pytest.raises(Exception, match=r"method|gradient|differentiat|support|wire"):
+            weights(settings)
+        return
+    exact = weights(replace(settings, simulator="statevector", diff_method=None))
+    if METHODS[method].analytic:  # Adam's first steps go by the sign of a gradient
+        torch.testing.assert_close(weights(settings), exact, atol=1e-3, rtol=0)
+    else:
+        assert (weights(settings) != weights(replace(settings, angle_init=0.0))).any()

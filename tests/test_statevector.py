@@ -319,8 +319,8 @@ def test_copies_and_pickles_compute_the_same():
 
 def test_state_dicts_are_interchangeable_between_backends():
     ours, x = layer("mari2019"), inputs_of(4, 3)
-    for backend, tolerance in (("default.qubit", 1e-12), ("lightning.qubit", 1e-6)):  # the latter hands on float32
-        other = layer("mari2019", seed=9, backend=backend)
+    for simulator, tolerance in (("default.qubit", 1e-12), ("lightning.qubit", 1e-6)):  # the latter hands on float32
+        other = layer("mari2019", seed=9, simulator=simulator)
         other.load_state_dict(ours.state_dict())
         torch.testing.assert_close(other(x), ours(x), atol=tolerance, rtol=0)
 
@@ -346,7 +346,7 @@ print([sum(k.stats.cache_misses.values()) for k in (kernels.forward_blocks, kern
 def refusal(circuit, n_qubits=2, weight_shape=(2,)):
     with pytest.raises(UnsupportedCircuitError) as error:
         compile_circuit(circuit, n_qubits, weight_shape)
-    assert "backend='default.qubit'" in str(error.value)
+    assert "simulator='default.qubit'" in str(error.value)
     return str(error.value)
 
 

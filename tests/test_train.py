@@ -64,12 +64,12 @@ def test_the_same_training_is_the_same_to_the_last_bit(variant):
     np.testing.assert_allclose(fit(variant, replicas).logits["last"], third.logits["last"], atol=1e-10)
 
 
-@pytest.mark.parametrize("backend", ["default.qubit", "lightning.qubit"])
-def test_the_simulators_of_pennylane_train_the_same_head(backend):
-    replicas, other = make_replicas(range(2), 2, [RATES]), dataclasses.replace(SETTINGS, backend=backend)
+@pytest.mark.parametrize("simulator", ["default.qubit", "lightning.qubit"])
+def test_the_simulators_of_pennylane_train_the_same_head(simulator):
+    replicas, other = make_replicas(range(2), 2, [RATES]), dataclasses.replace(SETTINGS, simulator=simulator)
     expected = fit("A", replicas).logits["last"]
     found = fit_heads(lambda seed: make_head("A", other, seed), *problem(), replicas, CONFIG).logits["last"]
-    np.testing.assert_allclose(found, expected, atol=1e-10 if backend == "default.qubit" else 1e-4)
+    np.testing.assert_allclose(found, expected, atol=1e-10 if simulator == "default.qubit" else 1e-4)
 
 
 class OwnHead(torch.nn.Module):

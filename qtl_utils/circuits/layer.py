@@ -3,24 +3,15 @@
 import math
 from functools import lru_cache
 
-import pennylane as qml
 import torch
 from torch import nn
 from torch._C._functorch import is_batchedtensor
 
 from qtl_utils.circuits.ansatze import ANSATZE, ENCODINGS, Ansatz, Encoding, make_circuit
 from qtl_utils.circuits.program import Program, compile_circuit
+from qtl_utils.circuits.simulators import SIMULATORS, Task, training_run
 from qtl_utils.circuits.statevector import choose_executor, simulate
 from qtl_utils.study.names import find
-
-BACKENDS = {  # who simulates, and how it differentiates unless told otherwise
-    "statevector": "adjoint",
-    "default.qubit": "backprop",
-    "default.mixed": "backprop",
-    "lightning.qubit": "adjoint",
-    "qiskit": "parameter-shift",
-}
-BROADCASTING = ("backprop", "adjoint")  # the other methods need one tape per sample (PennyLane #6078)
 
 
 class QuantumLayer(nn.Module):
@@ -28,9 +19,9 @@ class QuantumLayer(nn.Module):
 
     The trained angles `weights` have the shape the ansatz asks for and start at `angle_init` * randn radians, as in
     arXiv:1912.08278; `angles='zero'` fixes them at 0, `'random'` at U[0, 2 pi]. They are the same whatever the
-    `backend`, a key of BACKENDS. `diff_method` is 'adjoint' or 'backprop' for statevector, 'parameter-shift',
-    'lin-comb' or 'spsa' for qiskit, else any of PennyLane's; `executor`, of statevector: 'auto' (Numba on the CPU,
-    else torch), 'numba' or 'torch'. Inside `torch.func.vmap` all replicas are simulated in one call.
+    `simulator`, a key of SIMULATORS; `diff_method`, a key of METHODS, is the simulator's own where it is None.
+    `executor`, of statevector: 'auto' (Numba on the CPU, else torch), 'numba' or 'torch'. Inside `torch.func.vmap` all
+    replicas are simulated in one call. Raises ValueError where the simulator refuses the method.
     """
 
     is_circuit = True
@@ -43,7 +34,7 @@ class QuantumLayer(nn.Module):
         encoding: str = "tanh",
         angle_init: float = 0.01,
         angles: str = "trained",
-        backend: str = "statevector",
+        simulator: str = "statevector",
         diff_method: str | None = None,
         executor: str = "auto",
     ):
@@ -51,8 +42,8 @@ class QuantumLayer(nn.Module):
         if n_qubits < 1 or depth < 0:
             raise ValueError(f"n_qubits must be at least 1 and depth at least 0, got {n_qubits} and {depth}")
         self.n_qubits, self.depth, self.ansatz, self.encoding = n_qubits, depth, ansatz, encoding
-        self.diff_method = diff_method or find("backend", backend, BACKENDS)
-        self.backend, self.executor = backend, executor
+        self.simulator, self.executor = simulator, executor
+        self.diff_method = diff_method or find("simulator", simulator, SIMULATORS).own
         shape = find("ansatz", ansatz, ANSATZE).shape(n_qubits, depth)
         drawn = torch.randn(shape)  # drawn whatever `angles` says, so that later layers start alike in every variant
         if angles == "trained":
@@ -66,26 +57,17 @@ class QuantumLayer(nn.Module):
         self._prepare()
 
     def _prepare(self):
-        """Makes what simulates the circuit: a program or a QNode."""
+        """Makes what simulates the circuit: a program, or the run of another simulator."""
         rows = find("ansatz", self.ansatz, ANSATZE), find("encoding", self.encoding, ENCODINGS)
-        if self.backend == "statevector":
+        if self.simulator == "statevector":
             choose_executor(self.executor, "cpu", self.diff_method)
             self.program = _program(self.ansatz, self.encoding, self.n_qubits, self.depth, *rows)
             return
-        circuit = make_circuit(self.ansatz, self.encoding, self.n_qubits)
-        if self.backend == "qiskit":
-            from qtl_utils.circuits.qiskit_layer import QiskitCircuit
+        task = Task(make_circuit(self.ansatz, self.encoding, self.n_qubits), self.n_qubits, self.weights.shape)
+        self._simulated = training_run(task, self.simulator, self.diff_method)
 
-            layer = QiskitCircuit(circuit, self.n_qubits, self.weights.shape, self.diff_method)
-            self.qnode = lambda inputs, weights: layer(inputs, weights).unbind(-1)
-            return
-        device = qml.device(self.backend, wires=self.n_qubits)
-        self.qnode = qml.QNode(circuit, device, interface="torch", diff_method=self.diff_method)
-        if self.diff_method not in BROADCASTING:
-            self.qnode = qml.transforms.broadcast_expand(self.qnode)
-
-    def __getstate__(self):  # a QNode cannot be pickled or deep-copied; both are made again from the settings
-        return {key: value for key, value in self.__dict__.items() if key not in ("qnode", "program")}
+    def __getstate__(self):  # QNodes cannot be pickled or deep-copied; they are made again from the settings
+        return {key: value for key, value in self.__dict__.items() if key not in ("_simulated", "program")}
 
     def __setstate__(self, state):
         super().__setstate__(state)
@@ -95,7 +77,7 @@ class QuantumLayer(nn.Module):
         """`weights` (..., *shape), of statevector only: takes the place of the layer's own, one set a replica."""
         if inputs.shape[-1] != self.n_qubits:
             raise ValueError(f"expected {self.n_qubits} angles per sample, got inputs of shape {tuple(inputs.shape)}")
-        if self.backend == "statevector":
+        if self.simulator == "statevector":
             weights = self.weights if weights is None else weights
             return simulate(self.program, inputs, weights, self.executor, self.diff_method)
         if is_batchedtensor(inputs) or is_batchedtensor(self.weights):
@@ -105,22 +87,21 @@ class QuantumLayer(nn.Module):
         return out.reshape(*batch, self.n_qubits)
 
     def run(self, inputs: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        """Angles (R, B, n) and R weight sets (R, *shape) -> expectation values (R, B, n), in one QNode call."""
+        """Angles (R, B, n) and R weight sets (R, *shape) -> expectation values (R, B, n), simulated in one call."""
         if inputs.device.type == "mps":  # which has no double precision; the circuit is small enough for the CPU
             return self.run(inputs.cpu(), weights.cpu()).to(inputs.device)
         replicas, batch, _ = inputs.shape
         if not replicas * batch:
             return inputs.new_zeros(inputs.shape) * inputs.sum()
-        if self.backend == "qiskit" and replicas > 1:  # whose networks have one weight set
+        if replicas > 1 and not SIMULATORS[self.simulator].weight_sets:
             return torch.cat([self.run(x[None], w[None]) for x, w in zip(inputs, weights, strict=True)])
         flat = inputs.reshape(replicas * batch, self.n_qubits)
         # each replica's weights repeated over its batch: (R * B, *shape)
         sets = weights.repeat_interleave(batch, dim=0) if replicas > 1 else weights[0]
-        out = torch.stack(tuple(self.qnode(flat, sets)), dim=-1)  # (R * B, n)
-        return out.reshape(inputs.shape).to(inputs.dtype)
+        return self._simulated(flat, sets).reshape(inputs.shape)
 
     def extra_repr(self):
-        who = self.backend
+        who = self.simulator
         if who == "statevector":
             who += f" ({choose_executor(self.executor, self.weights.device.type, self.diff_method)})"
         return f"{self.n_qubits} qubits, depth {self.depth}, {self.ansatz}, {who}, {self.diff_method}"

@@ -45,7 +45,7 @@ class UnsupportedCircuitError(ValueError):
     """A circuit that this simulator cannot run; the message names the gate or measurement and the way out."""
 
     def __init__(self, reason: str):
-        super().__init__(f"statevector: {reason}; or simulate the circuit with backend='default.qubit'")
+        super().__init__(f"statevector: {reason}; or simulate the circuit with simulator='default.qubit'")
 
 
 # ---- Pauli words and Clifford gates ----------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """Simulator x differentiation method: who gives which gradient of the same circuit, at which cost, and who refuses.
 
-SIMULATORS and METHODS are registries: a row added to either takes part in every table. A method of one's own for
-PennyLane's simulators, a central difference with a step of 0.1:
+SIMULATORS and METHODS are registries: a row added to either takes part in every table, and trains where a study says
+`simulator: NAME` or `diff_method: NAME`. A method of one's own for PennyLane's simulators, a central difference with a
+step of 0.1:
 
     METHODS["coarse"] = Method("difference with a large step", "P", "1", pennylane="finite-diff",
                                options=lambda n: {"h": 0.1, "strategy": "center"}, executions=lambda c: 1 + 2 * c.gates)
@@ -67,11 +68,16 @@ class Method:
     extra_wires: int = 0
     alias: str = ""
     analytic: bool = True
+    broadcasts: bool = False  # it differentiates a batch at once; else PennyLane needs a tape per sample (its #6078)
 
 
 METHODS: dict[str, Method] = {
-    "backprop": Method("reverse mode through every gate", "1", "G", "backprop", executions=lambda c: 1),
-    "adjoint": Method("gates undone one by one (arXiv:2009.02823)", "1", "1", "adjoint", executions=lambda c: 2),
+    "backprop": Method(
+        "reverse mode through every gate", "1", "G", "backprop", executions=lambda c: 1, broadcasts=True
+    ),
+    "adjoint": Method(
+        "gates undone one by one (arXiv:2009.02823)", "1", "1", "adjoint", executions=lambda c: 2, broadcasts=True
+    ),
     "parameter-shift": Method(
         "two shifted circuits an angle (arXiv:1811.11184)",
         "P",
@@ -115,6 +121,7 @@ class Simulator:
     executions: Callable[[str, Counts], int | None]  # of one sample, forward and backward
     state: Callable[[int], int]  # bytes of one state of n qubits
     workarounds: tuple[tuple[str, dict], ...] = ()  # sentences and the keywords of `build` they stand for
+    weight_sets: bool = True  # takes a weight set per sample, (B, *shape), in the place of one for all
 
 
 def _pennylane(task: Task, method: str, device: str = "", one_by_one: bool = False, shots=None, **options):
@@ -233,8 +240,19 @@ SIMULATORS: dict[str, Simulator] = {
         "parameter-shift",
         _qiskit_executions,
         lambda n: 16 * 2**n,
+        weight_sets=False,
     ),
 }
+
+
+def training_run(task: Task, simulator: str, diff_method: str) -> Run:
+    """`task` on `simulator` as a layer trains it: a batch at once, differentiated by `diff_method`.
+
+    Raises ValueError where there is no such simulator or method, or where one refuses the other.
+    """
+    row, method = find("simulator", simulator, SIMULATORS), find("differentiation method", diff_method, METHODS)
+    around = {"one_by_one": True} if row.workarounds and not method.broadcasts else {}
+    return partial(row.build(task, diff_method, **around)[0])  # no module: a layer that keeps it has the angles alone
 
 
 def study_task(ansatz: str, encoding: str, n_qubits: int, depth: int) -> Task:

@@ -638,7 +638,7 @@ HEALTHY: dict[str, Callable[[], dict]] = {
     "TorchLayer": lambda: case(dressed(torch_layer())),
     "TorchConnector": lambda: case(dressed(torch_connector())),
     "bare QNode": lambda: case(dressed(Circuit())),
-    "lightning.qubit": lambda: case(head(backend="lightning.qubit")),
+    "lightning.qubit": lambda: case(head(simulator="lightning.qubit")),
     "ResNet18": lambda: case(resnet18(num_classes=2), images()),
     "VisionTransformer": lambda: case(_tiny_vit(), images()),
     "regression": lambda: _one_output(nn.MSELoss()),

@@ -202,7 +202,7 @@ def _is_multiple(inputs: torch.Tensor, out: torch.Tensor) -> bool:
 
 def _is_circuit(module: nn.Module) -> bool:
     """Modules that are circuits by themselves; QNodes are seen when they are called."""
-    own = isinstance(module, QuantumLayer) and module.backend in ("statevector", "qiskit")
+    own = isinstance(module, QuantumLayer) and module.simulator in ("statevector", "qiskit")
     return own or type(module).__name__ == "TorchConnector"
 
 

@@ -27,8 +27,8 @@ class HeadSettings:
     ansatz: str = "mari2019"
     encoding: str = "tanh"
     angle_init: float = 0.01  # radians
-    backend: str = "statevector"
-    diff_method: str | None = None  # the backend's own
+    simulator: str = "statevector"
+    diff_method: str | None = None  # the simulator's own
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def quantum_head(s: HeadSettings, angles="trained", ansatz=None) -> nn.Module:
     # the classical layers are drawn first, so that they start alike in every head of this width
     pre, post = nn.Linear(s.n_features, s.n_qubits), nn.Linear(s.n_qubits, s.n_classes)
     layer = QuantumLayer(
-        s.n_qubits, s.depth, ansatz or s.ansatz, s.encoding, s.angle_init, angles, s.backend, s.diff_method
+        s.n_qubits, s.depth, ansatz or s.ansatz, s.encoding, s.angle_init, angles, s.simulator, s.diff_method
     )
     return nn.Sequential(pre, Squash(s.encoding), layer, post)
 

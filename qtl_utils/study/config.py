@@ -140,6 +140,9 @@ class LrGrid(Section):
         return self
 
 
+OF_2019 = ("lr_classical", "lr_quantum", "lr_backbone", "epochs", "batch_size", "optimizer", "lr_step", "lr_gamma")
+
+
 class TrainConfig(Section):
     """How heads and networks are trained; the defaults are the 2019 ants/bees settings."""
 
@@ -164,12 +167,26 @@ class TrainConfig(Section):
     lr_step: int = Field(10, ge=1)  # epochs between two decays
     lr_gamma: float = Field(0.1, gt=0, le=1)
     lr_schedule: Literal["after", "before"] = "after"  # 'before' an epoch: as published code does, a decay comes early
-    settings: str = Field("2019", min_length=1, max_length=60)  # what results trained with the rates above are called
+    settings: str = Field(
+        "2019", min_length=1, max_length=60
+    )  # what results with the rates above are called; left out: what was changed
     lr_grid: LrGrid = LrGrid()
     start: Literal["default", "published-2d"] = "default"  # initial weights and data order
-    backend: Literal["statevector", "default.qubit", "lightning.qubit"] = "statevector"  # who simulates the circuit
+    simulator: str = "statevector"  # of the circuit: a key of qtl_utils.circuits.simulators.SIMULATORS
+    diff_method: str | None = None  # a key of METHODS there; null: the simulator's own
     dtype: Literal["auto", "float32", "float64"] = "auto"  # auto: heads on features float64, whole networks float32
     device: str = "cpu"  # 'cpu', 'auto' (an accelerator if there is one), 'cuda', 'mps'
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_settings(cls, values: Any) -> Any:
+        """Results are called '2019' only where they were trained with the settings of 2019."""
+        if not isinstance(values, dict) or "settings" in values:
+            return values
+        given = {name: values[name] for name in OF_2019 if name in values}
+        changed = [f"{name} {value}" for name, value in given.items() if value != cls.model_fields[name].default]
+        listed = ", ".join(changed)
+        return values | {"settings": listed if 0 < len(listed) <= 60 else "2019 changed"} if changed else values
 
     @model_validator(mode="after")
     def _check(self):

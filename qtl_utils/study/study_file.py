@@ -118,6 +118,8 @@ def check_names(study: StudyConfig, file: str | Path, registries: Mapping[str, C
     for key, run in study.runs.items():
         uses.append((f"runs.{key}.ansatz", "ansatz", run.ansatz))
         uses.append((f"runs.{key}.encoding", "encoding", run.encoding))
+        uses.append((f"runs.{key}.simulator", "simulator", run.simulator))
+        uses.append((f"runs.{key}.diff_method", "differentiation method", run.diff_method))
         uses.extend((f"runs.{key}.variants", "variant", variant) for variant in run.variants)
     for key in ("gradients", "simulators", "attribution"):
         if (section := getattr(study, key)) is not None:
@@ -135,5 +137,5 @@ def check_names(study: StudyConfig, file: str | Path, registries: Mapping[str, C
     if study.troubleshooting is not None:
         uses.extend(("troubleshooting.confusion", "case", name) for name in study.troubleshooting.confusion)
     for key, kind, name in uses:
-        if name not in registries[kind]:
+        if name is not None and name not in registries[kind]:
             raise StudyError(f"{file}: {key}: {unknown_name(kind, name, registries[kind])}")

@@ -79,7 +79,7 @@ def _groups(module: nn.Module, splits: Splits, replicas: Sequence[Replica], conf
 
 def most_samples(module: nn.Module) -> int:
     """How many samples, over all replicas, may go through `module` at once."""
-    simulated = [m for m in module.modules() if is_circuit(m) and m.backend != "statevector"]
+    simulated = [m for m in module.modules() if is_circuit(m) and m.simulator != "statevector"]
     return min((MAX_AMPLITUDES // 2**layer.n_qubits for layer in simulated), default=MAX_SAMPLES)
 
 

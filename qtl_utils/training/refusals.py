@@ -17,6 +17,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from qtl_utils.circuits.ansatze import ANSATZE
+from qtl_utils.circuits.simulators import METHODS, SIMULATORS, open_cell, study_task
 from qtl_utils.data.datasets import DATASETS
 from qtl_utils.data.splits import make_splits
 from qtl_utils.models import backbones, start_2019
@@ -277,6 +278,23 @@ def heads(study: StudyConfig) -> Iterator[str]:
                 )
 
 
+def gradients_of_circuits(study: StudyConfig) -> Iterator[str]:
+    """Methods of differentiation that a simulator refuses, found out on two qubits."""
+    for name, run in study.runs.items():
+        usual = run.simulator == "statevector" and run.diff_method is None
+        if usual or not any(VARIANTS[variant].circuit for variant in run.variants):
+            continue
+        method = run.diff_method or SIMULATORS[run.simulator].own
+        task = study_task(run.ansatz, run.encoding, 2, 1)
+        cell = open_cell(task, run.simulator, method)
+        if cell["run"] is None:
+            works = [other for other in METHODS if open_cell(task, run.simulator, other)["run"] is not None]
+            yield (
+                f"runs.{name}.diff_method: '{method}' does not work on {run.simulator} ({one_line(cell['error'])}); "
+                f"use {' or '.join(works)}"
+            )
+
+
 def head_of(config: RunConfig, n_features: int = 2, n_classes: int = 2) -> HeadSettings:
     """What decides whether a head can be built: features and classes do not."""
     return HeadSettings(n_features, n_classes, config.n_qubits, config.depth, config.ansatz, config.encoding)
@@ -363,6 +381,7 @@ RULES: list[Rule] = [
     image_sizes,
     weights,
     heads,
+    gradients_of_circuits,
     names,
     devices,
     gradients,

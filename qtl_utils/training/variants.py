@@ -35,7 +35,8 @@ def head_settings(inputs: Inputs, config: TrainConfig) -> HeadSettings:
         ansatz=config.ansatz,
         encoding=config.encoding,
         angle_init=config.angle_init,
-        backend=config.backend,
+        simulator=config.simulator,
+        diff_method=config.diff_method,
     )
 
 
