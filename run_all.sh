@@ -16,6 +16,7 @@ usage() {
 ./run_all.sh report [STUDY]          rebuild the report of a finished study
 ./run_all.sh verify [STUDY]          compare a finished study with results/reference/
 ./run_all.sh portability [STUDY]     the same study as on other processors, with other threads and seeds, compared
+./run_all.sh names [STUDY]           list what a study may name: variants, data sets, simulators ..., yours too
 ./run_all.sh doctor FILE.py:FUNCTION  diagnose the model that FUNCTION returns with a batch; exit code 1 on a fault
 ./run_all.sh --help
 
@@ -138,6 +139,6 @@ case "${1:-}" in
     cd "$HERE/notebooks"
     exec "$PYTHON" -m jupyterlab "$@"
     ;;
-  report | verify | portability | doctor) exec "$PYTHON" -P -m qtl_utils "$@" ;;
+  names | report | verify | portability | doctor) exec "$PYTHON" -P -m qtl_utils "$@" ;;
   *) exec "$PYTHON" -P -m qtl_utils run "$@" ;;
 esac

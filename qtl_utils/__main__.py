@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import inspect
 import io
+import json
 import logging
 import os
 import shutil
@@ -15,7 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from qtl_utils.study import paths
+from qtl_utils.study import extensions, paths
 from qtl_utils.study.environment import available_cores
 from qtl_utils.study.errors import StudyError
 from qtl_utils.study.names import unknown_name
@@ -187,7 +188,8 @@ def execute(options: argparse.Namespace) -> int:
             raise NotebookError(f"not run: it needs {missing[0]}, which failed")
         here = None if Path.cwd().parent == paths.results_root() else str(Path.cwd().parent)
         parameters = {"study": study.name, "results_dir": here, **step.parameters}
-        run_notebook(_source(step), step.executed, parameters, threads=study.threads, failed=step.executed)
+        told = {"failed": step.executed, "environment": extensions.environment(study.extensions)}
+        run_notebook(_source(step), step.executed, parameters, threads=study.threads, **told)
     except (NotebookError, ValueError, FileNotFoundError) as error:
         if not step.executed.is_file():
             keep_failed(_source(step), step.executed, str(error))
@@ -229,8 +231,9 @@ def portability(options: argparse.Namespace) -> int:
 
 def doctor(options: argparse.Namespace) -> int:
     """Diagnoses the model that FILE.py:FUNCTION makes; exit code 1 where a check fails."""
-    from qtl_utils.doctor.diagnosis import diagnose
+    from qtl_utils.doctor import diagnose
 
+    extensions.load(options.extension)
     model, batch, more = _make_model(options.model)
     for key in more:
         if key not in (known := inspect.signature(diagnose).parameters):
@@ -280,6 +283,7 @@ def _check(study: StudyConfig, file: Path, seal: Path) -> None:
         check_parameters(_source(step), step.parameters)
     if seal.is_file() and seal.read_bytes() == _state(study).encode():
         return
+    extensions.load(study.extensions)
     check_names(study, file, _registries(study))
     if sentence := refusal(study):
         raise StudyError(f"{file}: {sentence}")
@@ -289,31 +293,46 @@ def _state(study: StudyConfig) -> str:
     code = [path.read_bytes() for path in sorted((paths.PROJECT / "qtl_utils").rglob("*.py"))]
     files = sorted({path for dataset in study.datasets for path in study.files_of(dataset)})
     files = [paths.fingerprint(path).encode() for path in files]
-    return hashlib.sha256(b"".join([study.model_dump_json().encode(), *files, *code])).hexdigest()
+    own = json.dumps(extensions.hashes(study.extensions))
+    return hashlib.sha256(b"".join([study.model_dump_json().encode(), own.encode(), *files, *code])).hexdigest()
 
 
 def _registries(study: StudyConfig) -> dict[str, list[str]]:
-    from qtl_utils.circuits.ansatze import ANSATZE, ENCODINGS
-    from qtl_utils.circuits.simulators import METHODS, SIMULATORS
-    from qtl_utils.data.datasets import DATASETS
     from qtl_utils.models.backbones import known_models
-    from qtl_utils.models.heads import VARIANTS
 
     cases = []
     if study.troubleshooting and study.troubleshooting.confusion:
         from qtl_utils.doctor.faults import FAULTS, HEALTHY
 
         cases = [*FAULTS, *HEALTHY]
+    return {kind: list(rows) for kind, rows in _rows().items()} | {"model": known_models(), "case": cases}
+
+
+def _rows() -> dict[str, dict]:
+    """What a study may name, by kind: the registries."""
+    from qtl_utils import ANSATZE, BACKBONES, DATASETS, ENCODINGS, METHODS, SIMULATORS, VARIANTS
+
     return {
-        "case": cases,
-        "ansatz": list(ANSATZE),
-        "encoding": list(ENCODINGS),
-        "simulator": list(SIMULATORS),
-        "differentiation method": list(METHODS),
-        "dataset": list(DATASETS),
-        "variant": list(VARIANTS),
-        "model": known_models(),
+        "variant": VARIANTS,
+        "ansatz": ANSATZE,
+        "encoding": ENCODINGS,
+        "simulator": SIMULATORS,
+        "differentiation method": METHODS,
+        "dataset": DATASETS,
+        "model": BACKBONES,
     }
+
+
+def names(options: argparse.Namespace) -> int:
+    """Lists what a study may name: variants, ansätze, simulators ..., those of its extensions too."""
+    extensions.load([*load_study(options.study).extensions, *options.extension])
+    for kind, rows in _rows().items():
+        print(f"{kind}:")
+        for name, row in rows.items():
+            about = getattr(row, "about", "") or (inspect.getdoc(getattr(row, "func", row)) or "").split("\n")[0]
+            print(f"  {name:<18} {about}")
+    print("  and any classifier of torchvision by its name")
+    return 0
 
 
 def _finished_study(options: argparse.Namespace) -> Path:
@@ -429,6 +448,10 @@ def _parser() -> Parser:
     one.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of the study")
     profiles = sorted(path.parent.name for path in paths.PROJECT.glob("workflow/profiles/*/config.yaml"))
     one.add_argument("--profile", choices=profiles, default="local", help="how jobs are started")
+    six = command(names, "names")
+    six.add_argument(
+        "--extension", action="append", default=[], metavar="FILE", help="a file of your own, as in a study"
+    )
     two = command(report, "report")
     two.add_argument("--folder", help=argparse.SUPPRESS)
     two.add_argument("--log", default=os.devnull, help=argparse.SUPPRESS)
@@ -438,6 +461,9 @@ def _parser() -> Parser:
     five.add_argument("--cores", type=_cores, help="jobs x threads at most, of every case")
     four = command(doctor, "doctor", study=False)
     four.add_argument("model", metavar="FILE.py:FUNCTION", help="a function that returns (model, (images, labels))")
+    four.add_argument(
+        "--extension", action="append", default=[], metavar="FILE", help="a file with checks of your own; see studies/"
+    )
     four.add_argument(
         "--budget", type=float, default=60.0, metavar="SECONDS", help="checks that take longer are skipped"
     )

@@ -1,13 +1,15 @@
 """What a data set is: labelled samples, read on demand, and their pixels."""
 
-from collections.abc import Callable, Mapping
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
-from qtl_utils.data.images import resize_crop
+from qtl_utils.data.images import content_hash, resize_crop
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,3 +56,55 @@ def load_pixels(dataset: Dataset, image_size: int, resize: int | None = None) ->
     for i in range(len(dataset)):
         pixels[i] = np.asarray(resize_crop(dataset.load(i), image_size, resize)).transpose(2, 0, 1)
     return pixels
+
+
+def from_points(
+    name: str,
+    points: np.ndarray,
+    labels: np.ndarray,
+    classes: tuple[str, ...],
+    ids: Sequence[str] | None = None,
+    given: Sequence[str] | None = None,
+) -> Dataset:
+    """A data set of points (N, d) that are their own features; labels (N,) index `classes`.
+
+    ids: by default numbers. given: the subset of each point, where the source gives one.
+    """
+    points = np.asarray(points, np.float64)
+    return Dataset(
+        name,
+        classes=tuple(classes),
+        labels=np.asarray(labels, np.int64),
+        ids=tuple(ids or (f"{name}/{i:05d}" for i in range(len(points)))),
+        given=tuple(given or [""] * len(points)),
+        hashes=tuple(hashlib.sha256(point.tobytes()).hexdigest() for point in points.round(6)),
+        points=points,
+    )
+
+
+def from_images(
+    name: str,
+    images: np.ndarray,
+    labels: np.ndarray,
+    classes: tuple[str, ...],
+    ids: Sequence[str] | None = None,
+    given: Sequence[str] | None = None,
+    crop: bool = True,
+) -> Dataset:
+    """A data set of images (N, H, W, 3), uint8, in memory; the rest as for `from_points`."""
+    load = partial(_nth_array, images)
+    return Dataset(
+        name,
+        classes=tuple(classes),
+        labels=np.asarray(labels, np.int64),
+        ids=tuple(ids or (f"{name}/{i:05d}" for i in range(len(images)))),
+        given=tuple(given or [""] * len(images)),
+        hashes=tuple(content_hash(load(i)) for i in range(len(images))),
+        load=load,
+        sizes=np.tile(images.shape[2:0:-1], (len(images), 1)),
+        crop=crop,
+    )
+
+
+def _nth_array(images: np.ndarray, index: int) -> Image.Image:
+    return Image.fromarray(images[index])

@@ -1,6 +1,5 @@
 """Data sets by name."""
 
-import hashlib
 import inspect
 import zipfile
 from collections.abc import Callable
@@ -8,12 +7,11 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from sklearn.datasets import load_digits, make_moons
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
-from qtl_utils.data.dataset import Dataset, skipped_files
+from qtl_utils.data.dataset import Dataset, from_images, from_points, skipped_files
 from qtl_utils.data.images import LAYOUT, content_hash, fetch, read_image, read_nth, scan_folder
 from qtl_utils.study.paths import PROJECT, atomic, user_path
 from qtl_utils.study.shipped_files import read_arrays, read_card
@@ -25,23 +23,11 @@ SAMPLE_KEYS = ("id", "given", "label", "sha256")  # of every sample in the card 
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz"
 
 
-def _from_arrays(name: str, images: np.ndarray, **fields) -> Dataset:
-    """A data set of (N, H, W, 3) uint8 images in memory."""
-    load = partial(_nth_array, images)
-    hashes = tuple(content_hash(load(i)) for i in range(len(images)))
-    sizes = np.tile(images.shape[2:0:-1], (len(images), 1))
-    return Dataset(name, load=load, hashes=hashes, sizes=sizes, **fields)
-
-
-def _nth_array(images: np.ndarray, index: int) -> Image.Image:
-    return Image.fromarray(images[index])
-
-
 def _digits(name: str, wanted: range) -> Dataset:
     bunch = load_digits()
     index = np.flatnonzero(np.isin(bunch.target, wanted))
     grey = np.round(bunch.images[index] * (255 / 16)).astype(np.uint8)
-    return _from_arrays(
+    return from_images(
         name,
         np.repeat(grey[..., None], 3, axis=-1),
         classes=tuple(str(digit) for digit in wanted),
@@ -177,7 +163,7 @@ def _cifar10_pair(
         labels.append(np.isin(index, of_class[1]).astype(np.int64))
         ids += [f"{subset}/{i:05d}" for i in index]
         given += [subset] * len(index)
-    return _from_arrays(
+    return from_images(
         name,
         np.concatenate(images),
         classes=pair,
@@ -194,16 +180,8 @@ def _plane(name: str, points: np.ndarray, labels: np.ndarray, classes: tuple[str
     order = np.concatenate([train, test])
     given = np.array([""] * len(order), dtype="<U10")
     given[:2000], given[len(train) :] = "train", "test"
-    scaled = scaled[order]
-    return Dataset(
-        name,
-        classes=classes,
-        labels=labels[order].astype(np.int64),
-        ids=tuple(f"{name}/{i:05d}" for i in order),
-        given=tuple(given.tolist()),
-        hashes=tuple(hashlib.sha256(point.tobytes()).hexdigest() for point in scaled.round(6)),
-        points=scaled,
-    )
+    ids = [f"{name}/{i:05d}" for i in order]
+    return from_points(name, scaled[order], labels[order], classes, ids, given.tolist())
 
 
 def spirals(*, turns: float = 1.52, noise: float = 0.7) -> Dataset:

@@ -1,7 +1,6 @@
 """Any torchvision classifier by name: cut before its classifier, initialised, frozen; and the cache of its features."""
 
 import hashlib
-import inspect
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
@@ -18,8 +17,9 @@ from torchvision.models.resnet import BasicBlock
 
 from qtl_utils.data.images import fetch
 from qtl_utils.models.devices import build_seeded
-from qtl_utils.study import shipped_files
+from qtl_utils.study import extensions, shipped_files
 from qtl_utils.study.names import NO_BACKBONE, unknown_name
+from qtl_utils.study.notebook import module_hash
 from qtl_utils.study.paths import atomic, user_path
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, per channel
@@ -265,7 +265,7 @@ def digest(*tensors: torch.Tensor) -> str:
 
 
 def _content_key(backbone: Backbone, pixels: np.ndarray) -> str:
-    code = inspect.getsource(sys.modules[__name__]) + torch.__version__ + torchvision.__version__
+    code = module_hash(__file__) + torch.__version__ + torchvision.__version__ + repr(extensions.hashes() or "")
     state = backbone.state_dict()
     parts = (code, backbone.name, *state, digest(torch.from_numpy(pixels), *state.values()))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from qtl_utils.results import plots, tables
 from qtl_utils.results.claims import Claims
+from qtl_utils.study import extensions
 from qtl_utils.study.environment import set_threads
 from qtl_utils.study.paths import study_dir, write_json
 from qtl_utils.study.errors import checked
@@ -30,6 +31,7 @@ class Page:
 
     def __init__(self, notebook: str, study: str = "interactive", results_dir: str = "", threads: int = 1):
         set_threads(threads)
+        extensions.load_named()
         self.folder = study_dir(study, results_dir)
         self.claims = Claims(notebook)
         self.tables: dict[str, pd.DataFrame] = {}  # name of the file -> table

@@ -16,6 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from qtl_utils.results.claims import read_claims
 from qtl_utils.study.study import StudyConfig
+from qtl_utils.study import extensions
 from qtl_utils.study.environment import describe
 from qtl_utils.study.notebook import failure_of
 from qtl_utils.study.paths import PROJECT, atomic, scratch
@@ -37,7 +38,7 @@ def build_report(folder: str | Path) -> Path:
     study = StudyConfig.model_validate_json((folder / "study.json").read_text(encoding="utf-8"))
     notebooks = executed_notebooks(folder, study)
     claims = save_claims(folder, study)
-    manifest = write_manifest(folder, notebooks)
+    manifest = write_manifest(folder, study, notebooks)
     with scratch() as room, atomic(folder / "report") as part:
         pages = room / "pages"
         _lay_out(pages, folder, study, claims, notebooks, manifest)
@@ -87,10 +88,11 @@ def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def write_manifest(folder: Path, notebooks: list[Path]) -> dict[str, Any]:
+def write_manifest(folder: Path, study: StudyConfig, notebooks: list[Path]) -> dict[str, Any]:
     """Writes manifest.json (machine, versions, commit, table hashes, seconds per notebook) and returns it."""
     manifest = describe() | {
         "study": folder.name,
+        "extensions": extensions.hashes(study.extensions),
         "tables": {path.name: _sha256(path) for path in sorted((folder / "tables").glob("*"))},
         "notebook_seconds": {str(name.with_suffix("")): _seconds(folder, name) for name in notebooks},
     }

@@ -84,12 +84,13 @@ def run_notebook(
     kernel: str = "python3",
     threads: int = 1,
     failed: str | Path | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> None:
     """Executes a notebook from the project folder and writes the executed copy to `out`.
 
     `out` appears only when every cell succeeded; otherwise NotebookError is raised and the part that ran is
     kept as `failed` (beside `out` as NAME.failed.ipynb where not given; it may be `out` itself), which says in its
-    metadata that it failed, and why. The kernel has `threads` threads.
+    metadata that it failed, and why. The kernel has `threads` threads, and further variables of its `environment`.
     """
     from nbclient.exceptions import DeadKernelError
     from papermill import PapermillExecutionError, execute_notebook
@@ -98,6 +99,7 @@ def run_notebook(
     failed = Path(failed) if failed else out.with_suffix(".failed.ipynb")
     check_parameters(path, parameters)
     failed.unlink(missing_ok=True)
+    variables = kernel_environment(threads) | dict(environment or {})
     with atomic(out) as part, scratch() as sockets:
         try:
             execute_notebook(
@@ -108,7 +110,7 @@ def run_notebook(
                 language="python",
                 cwd=str(PROJECT),
                 progress_bar=False,
-                kernel_manager_class=_kernel_manager(f"{sockets}/k", kernel_environment(threads)),
+                kernel_manager_class=_kernel_manager(f"{sockets}/k", variables),
             )
         except (PapermillExecutionError, DeadKernelError) as error:
             message = _explain(path, error)

@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import Field, create_model, model_validator
 
 from qtl_utils.study import shipped_files
-from qtl_utils.study.config import BackboneConfig, DataConfig, Name, RunConfig, Section
+from qtl_utils.study.config import BackboneConfig, DataConfig, Name, RunConfig, Section, UserPath
 from qtl_utils.study.names import NO_BACKBONE, unknown_name
 from qtl_utils.study.sections import NOTEBOOKS, Notebook, sections
 
@@ -20,6 +20,7 @@ class Study(Section):
     description: str = ""
     threads: int = Field(1, ge=1, le=256)  # of every job; the results depend on it, not on --cores
     seed: int = Field(0, ge=0, le=1_000_000)  # added to every other seed: the same study on another sample
+    extensions: list[UserPath] = []  # files of the user's own that add to the registries; see study/extensions.py
     datasets: dict[Name, DataConfig] = Field(min_length=1)
     backbones: dict[Name, BackboneConfig] = Field(min_length=1)
     runs: dict[Name, RunConfig] = Field(min_length=1)

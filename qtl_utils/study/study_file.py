@@ -32,10 +32,18 @@ def load_study(file: str | Path, overrides: Mapping[str, Any] | None = None) -> 
         content["runs"] = {name: defaults | _section(run, f"runs.{name}", path) for name, run in runs}
     for key, value in (overrides or {}).items():
         _override(content, key, value, path)
+    if isinstance(content.get("extensions"), list):  # a file beside the study comes first
+        content["extensions"] = [_beside(path, file) for file in content["extensions"]]
     try:
         return StudyConfig.model_validate(content, strict=False)
     except ValidationError as error:
         raise StudyError(f"{path}: {first_error(error)}") from None
+
+
+def _beside(study: Path, file: Any) -> Any:
+    if isinstance(file, str) and file.isprintable() and (near := study.resolve().parent / file).is_file():
+        return str(near.relative_to(PROJECT) if near.is_relative_to(PROJECT) else near)
+    return file
 
 
 def _read(path: Path) -> dict[str, Any]:
