@@ -25,7 +25,10 @@ from qtl_utils.study.steps import Step, steps_of
 from qtl_utils.study.study import StudyConfig
 from qtl_utils.study.study_file import check_names, find_study, load_study, parse_overrides
 
-USER_ERROR, FAILED, BUSY, INTERRUPTED = 2, 1, 75, 130
+USER_ERROR = 2
+FAILED = 1
+BUSY = 75
+INTERRUPTED = 130
 OF_JOBS = ("CalledProcessError", "At least one job", "Exiting because a job")  # what Snakemake adds to a failed job
 
 
@@ -176,7 +179,8 @@ def execute(options: argparse.Namespace) -> int:
     stop_with_parent()
     study = StudyConfig.model_validate_json(Path("study.json").read_text(encoding="utf-8"))
     steps = {step.name: step for step in steps_of(study)}
-    step, start = steps[options.step], time.monotonic()
+    step = steps[options.step]
+    start = time.monotonic()
     step.log.parent.mkdir(parents=True, exist_ok=True)
     step.log.write_text("")
     for file in (*step.writes, step.claims):  # nothing of an earlier run is taken for this one's

@@ -28,8 +28,10 @@ from qtl_utils.training.scores import score_metrics
 from qtl_utils.training.variants import fit_frozen, head_settings
 
 SATURATED = 0.95  # an encoding this close to its largest angle, pi/2, has a slope below a tenth
-ANGLES, BOTH = frozenset({"quantum"}), frozenset({"classical", "quantum"})
-CLASSICAL, NEITHER = frozenset({"classical"}), frozenset()
+ANGLES = frozenset({"quantum"})
+BOTH = frozenset({"classical", "quantum"})
+CLASSICAL = frozenset({"classical"})
+NEITHER = frozenset()
 Weights = dict[str, torch.Tensor]  # a head's parameters by name, (R, ...)
 
 
@@ -78,7 +80,8 @@ def train_variant(
     """
     build = build or partial(make_head, variant, head_settings(inputs, config))
     replicas = make_replicas(config.seed_range, inputs.splits.n_splits, rates or [own_rates(config)])
-    watch, hook = Travel(), pace(trains, config) if trains else None
+    watch = Travel()
+    hook = pace(trains, config) if trains else None
     fit = fit_frozen(variant, inputs, config, replicas, find_device(config.device), build, watch=watch, pace=hook)
     return Trained(variant, fit, watch.table(build(0)), inputs, config, build)
 
@@ -90,7 +93,8 @@ def own_rates(config: TrainConfig, classical: float = 1.0, quantum: float = 1.0)
 
 def refusals(variants: Sequence[str], inputs: Inputs, config: TrainConfig) -> dict[str, str]:
     """Variant -> why it cannot be trained on frozen features; empty where it can."""
-    settings, found = head_settings(inputs, config), {}
+    settings = head_settings(inputs, config)
+    found = {}
     for name in variants:
         trained = "" if VARIANTS[name].training == "frozen" else "trains the backbone; heads only are taken apart here"
         found[name] = VARIANTS[name].refuses(settings) or trained
@@ -129,7 +133,8 @@ class Travel:
         path: sum of |step|; net: |last - first|, both as root mean squares over the stage's parameters; largest: the
         largest net movement of one of them.
         """
-        where, rows = stage_names(head), []
+        where = stage_names(head)
+        rows = []
         for replicas, first, last, path in self.parts:
             for stage, names in where.items():
                 net = torch.cat([(last[n] - first[n]).abs().flatten(1) for n in names], 1).double()
@@ -236,7 +241,8 @@ def alter(trained: Trained, arm: str) -> np.ndarray:
 
 def reliance(trained: Trained) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Metrics of every alteration, and the share of test decisions that it changes: a row each."""
-    metrics, changed = [], []
+    metrics = []
+    changed = []
     for arm in ALTERATIONS:
         logits = alter(trained, arm)
         metrics.append(trained.metrics(arm, logits))
@@ -258,7 +264,8 @@ def sweep(variant: str, inputs: Inputs, config: TrainConfig, factors: Sequence[f
 
 def sweep_tables(swept: Sequence[Trained], factors: Sequence[float]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Metrics per factor (column `factor`), with A's angles zeroed as an arm of its own, and A's travel."""
-    metrics, travel = [], []
+    metrics = []
+    travel = []
     for trained in swept:
         candidate = np.array([r.candidate for r in trained.fit.replicas])
         circuit = "circuit" in set(trained.travel["stage"])

@@ -15,7 +15,8 @@ from qtl_utils.study.paths import user_path
 
 URL = "https://raw.githubusercontent.com/XanaduAI/quantum-transfer-learning/master/quantum_processors"
 FILE = "quantum_weights.pt"
-N_QUBITS, DEPTH = 4, 6
+N_QUBITS = 4
+DEPTH = 6
 SCALE = 0.01  # standard deviation of the initial angles, radians
 SHAPES = {"pre_net.weight": (4, 512), "pre_net.bias": (4,), "q_params": (60,)}
 SHAPES |= {"post_net.weight": (2, 4), "post_net.bias": (2,)}
@@ -86,7 +87,8 @@ def decisions_changed(state: dict[str, torch.Tensor], n: int = 100_000, seed: in
     inputs = math.pi * (torch.rand(n, N_QUBITS, generator=generator, dtype=torch.float64) - 0.5)
     layer = QuantumLayer(N_QUBITS, DEPTH).double()
     trained = torch.from_numpy(angles(state)[0])
-    weight, bias = state["post_net.weight"].double(), state["post_net.bias"].double()
+    weight = state["post_net.weight"].double()
+    bias = state["post_net.bias"].double()
     decided = []
     for values in (trained, torch.zeros_like(trained)):
         layer.weights.copy_(values)

@@ -55,10 +55,12 @@ def sizes(
 
     Columns `varied` ("qubits" or "depth") and `size`; what is not varied stays as in `config`.
     """
-    metrics, travel = [], []
+    metrics = []
+    travel = []
     for varied, field, values in (("qubits", "n_qubits", qubits), ("depth", "depth", depths)):
         for size in values:
-            other, keys = config.model_copy(update={field: size}), {"varied": varied, "size": size}
+            other = config.model_copy(update={field: size})
+            keys = {"varied": varied, "size": size}
             trained = train_variant("A", inputs, other)
             metrics += [trained.metrics(**keys)]
             metrics += [trained.metrics(ZEROED, alter(trained, ZEROED), **keys)]
@@ -72,7 +74,9 @@ def with_backbone(inputs: Inputs, config: TrainConfig) -> pd.DataFrame:
 
     The arms are "full, both" and "full, classical"; `attribution.retrain` has the same two on the frozen backbone.
     """
-    settings, pixels, frames = head_settings(inputs, config), torch.from_numpy(inputs.pixels), []
+    settings = head_settings(inputs, config)
+    pixels = torch.from_numpy(inputs.pixels)
+    frames = []
     for arm, learn in (("full, both", True), ("full, classical", False)):
 
         def build(seed: int, learn=learn) -> Network:
@@ -100,7 +104,8 @@ def input_noise(trained: Trained, levels: Sequence[float], seed: int = 0) -> pd.
 
 def shot_noise(trained: Trained, shots: Sequence[int], seed: int = 0) -> pd.DataFrame:
     """Metrics with every expectation value at test time a mean of `shots` outcomes (column `shots`, 0: exact)."""
-    base, rng = trained.build(0), np.random.default_rng(seed)
+    base = trained.build(0)
+    rng = np.random.default_rng(seed)
     cut = next(i for i, module in enumerate(base) if isinstance(module, QuantumLayer)) + 1
     kept = {name: p for name, p in trained.fit.weights.items() if int(name.partition(".")[0]) < cut}
     exact = first_layers(trained, cut, kept).clip(-1, 1)

@@ -56,15 +56,19 @@ def hidden_score(features: torch.Tensor, config: TrainConfig, rng: np.random.Gen
     of which a linear fit explains least.
     """
     layer = QuantumLayer(config.n_qubits, config.depth, config.ansatz, config.encoding).double()
-    encoded, linear = Squash(config.encoding)(features), np.c_[features.numpy(), np.ones(len(features))]
-    least, found = 1.0, np.zeros(len(features))
+    encoded = Squash(config.encoding)(features)
+    linear = np.c_[features.numpy(), np.ones(len(features))]
+    least = 1.0
+    found = np.zeros(len(features))
     for _ in range(DRAWS):
-        angles, direction = rng.uniform(0, 2 * np.pi, layer.weights.shape), rng.normal(size=config.n_qubits)
+        angles = rng.uniform(0, 2 * np.pi, layer.weights.shape)
+        direction = rng.normal(size=config.n_qubits)
         with torch.no_grad():
             score = layer(encoded, torch.from_numpy(angles)).numpy() @ direction
         fit = linear @ np.linalg.lstsq(linear, score, rcond=None)[0]
         if (explained := fit.var() / score.var()) < least:
-            least, found = explained, score
+            least = explained
+            found = score
     return found
 
 
@@ -81,7 +85,8 @@ def control_head(variant: str, inputs: Inputs, config: TrainConfig, seed: int) -
 
 def run_control(task: str, config: TrainConfig, n_samples: int, n_splits: int, seed: int = 0) -> pd.DataFrame:
     """Metrics of ARMS on one of the TASKS, and of A with its angles zeroed after training."""
-    inputs, frames = control_inputs(task, config, n_samples, n_splits, seed), []
+    inputs = control_inputs(task, config, n_samples, n_splits, seed)
+    frames = []
     for variant in ARMS:
         build = partial(control_head, variant, inputs, config)
         trained = train_variant(variant, inputs, config, build=build)

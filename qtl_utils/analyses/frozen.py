@@ -50,9 +50,12 @@ def thaw(inputs: Inputs, epochs: int, batch_size: int) -> Thawed:
     `drift` has two columns: `training` for the features a head is trained on, normalised by their own batch, and
     `testing` for those it would be tested on after that epoch, as the running statistics have moved.
     """
-    pixels, parts, rows = torch.from_numpy(inputs.pixels), [], []
+    pixels = torch.from_numpy(inputs.pixels)
+    parts = []
+    rows = []
     for split in range(inputs.splits.n_splits):
-        backbone, seen = thawed_backbone(inputs).double(), []  # as in backbones.compute_features
+        backbone = thawed_backbone(inputs).double()
+        seen = []  # as in backbones.compute_features
         for epoch, order in enumerate(order_of(inputs, split, epochs)):
             seen.append(inputs.features.double())
             backbone.train()
@@ -61,7 +64,8 @@ def thaw(inputs: Inputs, epochs: int, batch_size: int) -> Thawed:
             backbone.eval()
             moved = [relative_change(f, inputs.features[order]) for f in (seen[-1][order], backbone(pixels[order]))]
             rows.append({"split": split, "epoch": epoch + 1, "training": moved[0], "testing": moved[1]})
-        test, tested = inputs.splits.indices(split, "test"), inputs.features.double()
+        test = inputs.splits.indices(split, "test")
+        tested = inputs.features.double()
         tested[test] = backbone(pixels[test])
         parts.append(torch.cat([tested, *seen]))
     return Thawed(torch.stack(parts), pd.DataFrame(rows))
@@ -79,7 +83,9 @@ def relative_change(features: torch.Tensor, reference: torch.Tensor) -> float:
 
 def both_modes(variant: str, inputs: Inputs, thawed: Thawed, config: TrainConfig) -> pd.DataFrame:
     """Last-epoch test scores of one head on a backbone in eval mode and in train mode; `protocol` says which."""
-    rows, n, n_splits = [], len(inputs.data), inputs.splits.n_splits
+    rows = []
+    n = len(inputs.data)
+    n_splits = inputs.splits.n_splits
     replicas = make_replicas(config.seed_range, n_splits, candidates(variant, config))
     build = partial(make_head, variant, head_settings(inputs, config))
     for mode, features, shift in (("eval mode", inputs.features, 0), ("train mode", thawed.features, n)):

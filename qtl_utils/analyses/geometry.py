@@ -48,7 +48,8 @@ def fisher_spectra(head: nn.Module, features: torch.Tensor, blocks: dict[str, li
 
 def state_function(ansatz: str, encoding: str, n_qubits: int) -> Callable:
     """`f(inputs, weights)`, the circuit's state vector (..., 2^n) before it is measured."""
-    gates, encode = find("ansatz", ansatz, ANSATZE).gates, find("encoding", encoding, ENCODINGS).gates
+    gates = find("ansatz", ansatz, ANSATZE).gates
+    encode = find("encoding", encoding, ENCODINGS).gates
 
     @qml.qnode(qml.device("default.qubit", wires=n_qubits), interface="torch", diff_method="backprop")
     def state(inputs, weights):
@@ -78,7 +79,8 @@ def meyer_wallach(states: np.ndarray) -> np.ndarray:
 
     Meyer & Wallach, quant-ph/0108104, in the form of Brennen, quant-ph/0305094.
     """
-    n, found = int(np.log2(states.shape[-1])), []
+    n = int(np.log2(states.shape[-1]))
+    found = []
     for qubit in range(n):
         parts = np.moveaxis(states.reshape(*states.shape[:-1], *[2] * n), qubit - n, -1)
         parts = parts.reshape(*states.shape[:-1], -1, 2)
@@ -93,10 +95,12 @@ def expressibility(states: Callable[[int], np.ndarray], draws: int, n_qubits: in
     `states(draws)` gives that many random states; arXiv:1905.10876. Real circuits stay above 0: they are compared with
     complex states.
     """
-    a, b = states(draws), states(draws)
+    a = states(draws)
+    b = states(draws)
     fidelity = np.clip(np.abs((a.conj() * b).sum(-1)) ** 2, 0, 1)
     share = np.histogram(fidelity, BINS, (0, 1))[0] / draws
-    edges, size = np.linspace(0, 1, BINS + 1), 2**n_qubits
+    edges = np.linspace(0, 1, BINS + 1)
+    size = 2**n_qubits
     haar = np.diff(1 - (1 - edges) ** (size - 1))
     seen = share > 0
     return float((share[seen] * np.log(share[seen] / haar[seen])).sum())
@@ -122,10 +126,13 @@ def by_order(spectrum: np.ndarray) -> pd.DataFrame:
     In use: more than `IN_USE` of the power. The last row, "beyond", is what no multilinear form in (1, cos, sin) of the
     inputs has.
     """
-    n, points = spectrum.ndim - 1, spectrum.shape[0]
+    n = spectrum.ndim - 1
+    points = spectrum.shape[0]
     frequency = np.abs(np.fft.fftfreq(points, 1 / points)).round()
     grid = np.stack(np.meshgrid(*[frequency] * n, indexing="ij"))
-    power, allowed, order = (np.abs(spectrum) ** 2).sum(-1), (grid <= 1).all(0), (grid > 0).sum(0)
+    power = (np.abs(spectrum) ** 2).sum(-1)
+    allowed = (grid <= 1).all(0)
+    order = (grid > 0).sum(0)
     rows = []
     for name, where in [*((str(k), allowed & (order == k)) for k in range(n + 1)), ("beyond", ~allowed)]:
         used = int((power[where] > IN_USE * power.sum()).sum())
@@ -149,8 +156,11 @@ def of_circuit(
     inputs: encodings (B, n) of data in radians, over which both are averaged; beside them stands a row of angles
     U[0, 2 pi] with the expressibility of the circuit.
     """
-    state, rng = state_function(layer.ansatz, layer.encoding, layer.n_qubits), np.random.default_rng(seed)
-    shape, inputs, rows = tuple(layer.weights.shape), inputs.double(), []
+    state = state_function(layer.ansatz, layer.encoding, layer.n_qubits)
+    rng = np.random.default_rng(seed)
+    shape = tuple(layer.weights.shape)
+    inputs = inputs.double()
+    rows = []
     sets = {name: values.double() for name, values in angles.items()} | {"U[0, 2 pi]": uniform_angles(shape, rng)}
     for name, values in sets.items():
         states = state(inputs, values).detach().numpy()
@@ -179,12 +189,14 @@ def of_model(trained: Trained, points: int, seed: int = 0) -> dict[str, pd.DataF
     Averaged over the first `points` training samples of its split. "fourier" is left out where the circuit encodes
     inputs more than once, so that no multilinear bound holds, or has more than 6 qubits.
     """
-    split, features = trained.fit.replicas[0].split, head_features(trained.inputs, trained.config)
+    split = trained.fit.replicas[0].split
+    features = head_features(trained.inputs, trained.config)
     features = features[split] if features.ndim == 3 else features
     samples = features[trained.inputs.splits.indices(split, "train")[:points]].double()
     heads = heads_of(trained, 0)
     at = next(i for i, module in enumerate(heads["after"]) if isinstance(module, QuantumLayer))
-    layer, encoded = heads["after"][at], heads["after"][:at](samples).detach()
+    layer = heads["after"][at]
+    encoded = heads["after"][:at](samples).detach()
     angles = {f"{when} training": head[at].weights.detach() for when, head in heads.items()}
     made = {"circuit": of_circuit(layer, angles, encoded, seed)}
     spectra = {when: fisher_spectra(head, samples, stage_names(head)) for when, head in heads.items()}

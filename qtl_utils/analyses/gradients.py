@@ -40,7 +40,8 @@ ZERO = 1e-12  # gradients below, over random draws in float64, are structural ze
 def stages(model: nn.Module) -> dict[str, str]:
     """The stage of every trainable parameter of a `Network`, in the order in which data pass them."""
     angles = {f"head.{name}" for name in circuit_angles(model.head)}
-    found, passed = {}, False
+    found = {}
+    passed = False
     for name, p in model.named_parameters():
         passed |= name in angles
         if not p.requires_grad:
@@ -101,9 +102,12 @@ def watch_training(
 
     `gradient` is the norm of the gradient, `ratio` |update| / |weights|: about 1e-3 is healthy, 0 learns nothing.
     """
-    optimizer, where, rows = network_optimizer(model, rates, config), stages(model), []
+    optimizer = network_optimizer(model, rates, config)
+    where = stages(model)
+    rows = []
     parameters = {name: p for name, p in model.named_parameters() if name in where}
-    before, step = {}, 0
+    before = {}
+    step = 0
 
     def remember(*_):
         before.update({name: p.detach().clone() for name, p in parameters.items()})
@@ -112,7 +116,8 @@ def watch_training(
         nonlocal step
         step += 1
         for name, p in parameters.items():
-            moved, size = (p.detach() - before[name]).norm().item(), before[name].norm().item()
+            moved = (p.detach() - before[name]).norm().item()
+            size = before[name].norm().item()
             gradient = 0.0 if p.grad is None else p.grad.norm().item()
             row = {"step": step, "parameter": name, "layer": _layer(name), "stage": where[name]}
             rows.append(row | {"gradient": gradient, "update": moved, "weights": size, "ratio": moved / (size or 1.0)})
@@ -131,9 +136,11 @@ def watch_variant(variant: str, inputs: Inputs, config: TrainConfig, seed: int =
     settings = head_settings(inputs, config)
     full = VARIANTS[variant].training == "full"
     if full:
-        model, data = make_network(variant, inputs, settings, seed), torch.from_numpy(inputs.pixels)
+        model = make_network(variant, inputs, settings, seed)
+        data = torch.from_numpy(inputs.pixels)
     else:
-        model, data = Network(nn.Identity(), make_head(variant, settings, seed)), inputs.features
+        model = Network(nn.Identity(), make_head(variant, settings, seed))
+        data = inputs.features
     order = random_orders(inputs.splits.indices(0, "train"), seed, config.epochs)
     rates = Rates(config.lr_classical, config.lr_quantum, config.lr_backbone)
     labels = torch.from_numpy(inputs.data.labels)
@@ -146,9 +153,11 @@ def joint_model(inputs: Inputs, settings: HeadSettings, batch: int, seed: int = 
     Points have no backbone; their model begins with the pre-layer.
     """
     if len(inputs.pixels):
-        model, data = make_network("A-joint", inputs, settings, seed), torch.from_numpy(inputs.pixels)
+        model = make_network("A-joint", inputs, settings, seed)
+        data = torch.from_numpy(inputs.pixels)
     else:
-        model, data = Network(nn.Identity(), make_head("A", settings, seed)), inputs.features
+        model = Network(nn.Identity(), make_head("A", settings, seed))
+        data = inputs.features
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for p in circuit_angles(model.head).values():
@@ -191,7 +200,9 @@ class Simulated(nn.Module):
 
     def __init__(self, run: Callable, weights: torch.Tensor):
         super().__init__()
-        self.run, self.weights, self.inputs = [run], nn.Parameter(weights.detach().clone()), None
+        self.run = [run]
+        self.weights = nn.Parameter(weights.detach().clone())
+        self.inputs = None
 
     def forward(self, inputs):
         self.inputs = inputs
@@ -244,14 +255,16 @@ def central_differences(
     rows = []
     with torch.no_grad():
         model(pixels)
-        inputs, tail = layer.inputs.clone(), model.head[list(model.head).index(layer) :]
+        inputs = layer.inputs.clone()
+        tail = model.head[list(model.head).index(layer) :]
         groups = {"inputs": inputs} | _targets(model, layer)
         for name, tensor in groups.items():
             loss = _loss_on_its_pieces((lambda: tail(inputs)) if name == "inputs" else (lambda: model(pixels)), labels)
             flat = tensor.view(-1)
             positions = torch.linspace(0, len(flat) - 1, min(most, len(flat))).long().unique()
             for i in positions.tolist():
-                kept, ends = flat[i].item(), []
+                kept = flat[i].item()
+                ends = []
                 for shift in (h, -h):
                     flat[i] = kept + shift
                     ends.append(loss())
@@ -290,7 +303,8 @@ def method_errors(
     """
     task = circuit_task(model)
     run, _ = SIMULATORS["default.qubit"].build(task, "backprop")
-    reference, rows = whole_gradients(model, run, pixels, labels), []
+    reference = whole_gradients(model, run, pixels, labels)
+    rows = []
 
     def add(simulator, method, group, error, size):
         row = {"simulator": simulator, "method": method, "group": group, "largest": error.abs().max().item()}
@@ -325,7 +339,8 @@ def _uniform(shape, generator):
 def _identity(shape, generator):
     # a block turns by w0, entangles, turns by w1, takes the entangling back and turns by w2
     weights = _uniform(shape, generator)
-    weights[..., 1], weights[..., 2] = 0, -weights[..., 0]
+    weights[..., 1] = 0
+    weights[..., 2] = -weights[..., 0]
     return weights
 
 
@@ -339,7 +354,8 @@ COSTS = {
 @lru_cache(maxsize=512)
 def _cost_program(ansatz: str, encoding: str, n_qubits: int, depth: int, rows: tuple) -> Program:
     """The circuit with the costs as its outputs; `rows` are the registry's, so that a changed row compiles again."""
-    gates, encode = find("ansatz", ansatz, ANSATZE).gates, find("encoding", encoding, ENCODINGS).gates
+    gates = find("ansatz", ansatz, ANSATZE).gates
+    encode = find("encoding", encoding, ENCODINGS).gates
 
     def circuit(inputs, weights):
         encode(inputs, n_qubits)
@@ -353,7 +369,8 @@ def draw_gradients(
     ansatz: str, n_qubits: int, depth: int, init: str, draws: int, seed: int = 0, encoding: str = "tanh"
 ) -> dict[str, np.ndarray]:
     """Cost -> its derivatives by the angles, (draws, angles), for random angles and inputs U[-pi/2, pi/2]."""
-    row, generator = find("ansatz", ansatz, ANSATZE), torch.Generator().manual_seed(seed)
+    row = find("ansatz", ansatz, ANSATZE)
+    generator = torch.Generator().manual_seed(seed)
     program = _cost_program(ansatz, encoding, n_qubits, depth, (row, find("encoding", encoding, ENCODINGS)))
     weights = INITS[init]((draws, *program.weight_shape), generator).requires_grad_()
     inputs = (torch.rand((draws, 1, n_qubits), generator=generator, dtype=torch.float64) - 0.5) * torch.pi
@@ -376,7 +393,8 @@ def variances(
     slope of ln(variance) over n, per qubit, with an interval from resampling the draws (2.5 to 97.5 %), beside
     `theory`. 'identity' is drawn for ansatz 'identity_blocks' alone, which is made for it.
     """
-    rows, rates = [], []
+    rows = []
+    rates = []
     for ansatz, init, depth in product(ansatze, INITS, depths):
         if init == "identity" and ansatz != "identity_blocks":
             continue
@@ -401,13 +419,15 @@ def mean_variance(gradients: np.ndarray, weights: np.ndarray | None = None) -> n
         return np.full(1 if weights is None else len(weights), np.nan)
     draws = len(reached)
     weights = np.ones((1, draws)) if weights is None else weights
-    mean, square = weights @ reached / draws, weights @ reached**2 / draws
+    mean = weights @ reached / draws
+    square = weights @ reached**2 / draws
     return ((square - mean**2) * draws / (draws - 1)).mean(1)
 
 
 def rate(found: dict[int, np.ndarray], seed: int = 0, resamples: int = 200) -> dict[str, float]:
     """Slope of ln(variance) over n for gradients {n: (draws, angles)}, with a 95 % bootstrap interval over draws."""
-    rng, values = np.random.default_rng(seed), []
+    rng = np.random.default_rng(seed)
+    values = []
     for g in found.values():
         counts = rng.multinomial(len(g), np.full(len(g), 1 / len(g)), size=resamples)
         values.append(np.concatenate([mean_variance(g), mean_variance(g, counts)]))
@@ -517,7 +537,8 @@ def _angle_gradient(run, inputs, weights) -> torch.Tensor:
 
 def depolarised(task: Task, strengths: Sequence[float], inputs: torch.Tensor, weights: torch.Tensor) -> pd.DataFrame:
     """Gradient and outputs under depolarising noise of each strength after every gate, beside those without."""
-    rows, clean = [], None
+    rows = []
+    clean = None
     for p in strengths:
         circuit = qml.noise.insert(task.circuit, qml.DepolarizingChannel, p, position="all") if p else task.circuit
         noisy = Task(circuit, task.n_qubits, task.weight_shape)

@@ -72,7 +72,8 @@ def repeated_splits(inputs: Inputs, n_splits: int = 10) -> Inputs:
 
 def both_protocols(variants: Sequence[str], inputs: Inputs, config: TrainConfig) -> pd.DataFrame:
     """The same trainings scored after the last epoch, the best on validation and the best on the test samples."""
-    rows, peeking = [], without_validation(inputs)
+    rows = []
+    peeking = without_validation(inputs)
     for variant in variants:
         honest = replica_scores(fit_variant(variant, inputs, config), inputs, variant)
         peeked = replica_scores(fit_variant(variant, peeking, config), peeking, variant)
@@ -82,7 +83,9 @@ def both_protocols(variants: Sequence[str], inputs: Inputs, config: TrainConfig)
 
 def as_published(variants: Sequence[str], inputs: Inputs, config: TrainConfig) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Scores on the published partition, and the test accuracy after every epoch: model, seed, epoch, accuracy."""
-    inputs, scores, curves = published_partition(inputs), [], []
+    inputs = published_partition(inputs)
+    scores = []
+    curves = []
     for variant in variants:
         fit = fit_variant(variant, inputs, config)
         scores.append(replica_scores(fit, inputs, variant))

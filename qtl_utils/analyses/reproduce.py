@@ -35,7 +35,8 @@ CIFAR = {  # task -> data set and settings: c2q_transfer_learning_cifar.ipynb, 3
     "CIFAR-10 cat/dog": ("cifar10_cat_dog", {"depth": 5, "lr_classical": 0.001, "lr_quantum": 0.001}),
     "CIFAR-10 plane/car": ("cifar10_plane_car", {"depth": 4, "lr_classical": 0.0007, "lr_quantum": 0.0007}),
 }
-NUDGE, COPIES = 1e-14, 10  # of initial weights around 0.001, in double precision
+NUDGE = 1e-14
+COPIES = 10  # of initial weights around 0.001, in double precision
 IMAGENET_INSECTS = {310: "ants", 309: "bees"}  # of the 1000 classes of ImageNet
 
 
@@ -67,7 +68,8 @@ def plane_accuracies(
     rounding alone can do to a run.
     """
     numbers = [0, *range(first_seed + 1, first_seed + seeds)]
-    inputs, rows = plane_inputs(task), []
+    inputs = plane_inputs(task)
+    rows = []
     test = inputs.splits.indices(0, "test")
     labels = inputs.data.labels[test]
     keys = pd.DataFrame({"seed": [*numbers, *[0] * copies], "split": 0, "copy": [*[0] * seeds, *range(1, copies + 1)]})
@@ -82,7 +84,8 @@ def plane_accuracies(
 
 def fit_plane(variant: str, inputs: Inputs, config: TrainConfig, seeds: Sequence[int], copies: int) -> Fit:
     """All `seeds` and `copies` of seed 0, which are numbered from there on, in one training."""
-    settings, ahead = head_settings(inputs, config), start_2019.runs_before(variant)
+    settings = head_settings(inputs, config)
+    ahead = start_2019.runs_before(variant)
     numbers = range(max(seeds) + 1, max(seeds) + 1 + copies)
     origin = lambda seed: 0 if seed in numbers else seed  # noqa: E731
 
@@ -122,7 +125,8 @@ def direct_accuracy(inputs: Inputs) -> float:
     """
     if not inputs.pixels.size:
         raise ValueError(f"'{inputs.data.name}' has features only; use dataset: hymenoptera")
-    model, file = inputs.backbone.model, inputs.backbone.weights
+    model = inputs.backbone.model
+    file = inputs.backbone.weights
     state = backbones.read_weights(file) if file else backbones.imagenet_state(model)
     network = backbones.build_network(model, inputs.image_size)
     if missing := network.state_dict().keys() - state.keys():
@@ -150,7 +154,8 @@ def cifar_task(task: str, folder: Path, data: dict, backbone: BackboneConfig, ca
 
 def minutes(task: str, variant: str, inputs: Inputs, config: TrainConfig) -> pd.DataFrame:
     """Ours beside the published duration of one training: that of one seed alone, on features computed before."""
-    one, times = config.model_copy(update={"seeds": 1}), []
+    one = config.model_copy(update={"seeds": 1})
+    times = []
     for _ in range(2):  # the first is a warm-up
         start = time.perf_counter()
         fit_variant(variant, inputs, one)
@@ -163,7 +168,8 @@ def insect_rows(
     scores: pd.DataFrame, tutorial: pd.DataFrame, inputs: Inputs, config: TrainConfig
 ) -> tuple[pd.DataFrame, dict[str, str]]:
     """Ants and bees for `published_results.beside`, and why a number is missing."""
-    model, absent = inputs.backbone.model, {}
+    model = inputs.backbone.model
+    absent = {}
     other = "" if model == "resnet18" else f"{model} instead of resnet18; "
     cause = f"{other}initial weights and order of data are other draws"
     rows = [images_table(scores, model, f"{cause}; BatchNorm frozen")]

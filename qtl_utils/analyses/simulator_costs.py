@@ -43,7 +43,10 @@ def matrix(
     does it run on a device that samples?
     """
     inputs, weights = draw(task, batch)
-    reference, counts, rows, steps = reference_gradients(task, inputs, weights), task.counts, [], {}
+    reference = reference_gradients(task, inputs, weights)
+    counts = task.counts
+    rows = []
+    steps = {}
     for simulator in simulators or SIMULATORS:
         for method in methods or METHODS:
             cell = open_cell(task, simulator, method, batch)
@@ -89,7 +92,8 @@ def agreement(task: Task, batch: int = 2) -> pd.DataFrame:
     from qtl_utils.circuits.qiskit_layer import convert, estimator_qnn
 
     inputs, weights = draw(task, batch)
-    reference, rows = reference_gradients(task, inputs, weights), []
+    reference = reference_gradients(task, inputs, weights)
+    rows = []
     for name in ("statevector", "lightning.qubit", "qiskit"):
         run, _ = SIMULATORS[name].build(task, SIMULATORS[name].own)
         shown = "qiskit, TorchConnector" if name == "qiskit" else name
@@ -179,7 +183,8 @@ def exponents(frame: pd.DataFrame) -> pd.DataFrame:
     and along the depth grid also angles^exponent.
     Only the larger half of a grid is fitted, at least three values: small circuits measure Python.
     """
-    frame, rows = frame.dropna(subset="seconds"), []
+    frame = frame.dropna(subset="seconds")
+    rows = []
     frame = pd.concat([frame, frame[frame["varied"] == "depth"].assign(varied="angles")])
     for (varied, simulator, method), part in frame.groupby(["varied", "simulator", "method"], sort=False):
         part = part.tail(max(3, (len(part) + 1) // 2))
@@ -221,7 +226,8 @@ def largest(frame: pd.DataFrame, seconds: float, memory: float) -> pd.DataFrame:
     for (simulator, method), part in measured.groupby(["simulator", "method"], sort=False):
         least = part["qubits"].map(SIMULATORS[simulator].state)
         part = part.assign(bytes=np.maximum(part["bytes"], least))
-        last, factor = part.iloc[-1], 2 ** asymptotic("qubits", simulator, method)
+        last = part.iloc[-1]
+        factor = 2 ** asymptotic("qubits", simulator, method)
         row = {"simulator": simulator, "method": method}
         for name, most in (("seconds", seconds), ("bytes", memory)):
             fits = part.loc[part[name] <= most, "qubits"]

@@ -35,7 +35,8 @@ from qtl_utils.training.inputs import Inputs, scale_features
 from qtl_utils.training.scores import classification_scores
 from qtl_utils.training.variants import candidates, fit_frozen
 
-TRAINED, TESTED = 64, 200  # samples a model is trained with, and tested on
+TRAINED = 64
+TESTED = 200  # samples a model is trained with, and tested on
 RAISE = ("forward", "devices")  # checks whose faults are exceptions, not silent
 
 
@@ -98,7 +99,8 @@ def make(fault: Fault, broken: bool, seed: int) -> Patient:
     """The broken or the mended model with the initial weights of `seed`."""
     torch.manual_seed(seed)
     told = (fault.broken if broken else fault.mended)()
-    model, batch = told["model_or_factory"], told["batch"]
+    model = told["model_or_factory"]
+    batch = told["batch"]
     model = model if isinstance(model, nn.Module) else model()
     return Patient(model, *batch, optimizer=told.get("optimizer"), scheduler=told.get("scheduler"))
 
@@ -198,14 +200,16 @@ def spread(fault: Fault, broken: bool, seed: int, steps: int) -> float:
 
 def lost(fault: Fault, broken: bool, seed: int, steps: int) -> float:
     """How much the outputs change when the state_dict is loaded into a newly made model."""
-    p, other = make(fault, broken, seed), make(fault, broken, seed + 1000).model
+    p = make(fault, broken, seed)
+    other = make(fault, broken, seed + 1000).model
     other.load_state_dict(p.model.state_dict())
     return (p.model(p.images) - other(p.images)).abs().mean().item()
 
 
 def travel(fault: Fault, broken: bool, seed: int, steps: int) -> float:
     """Sum of the angles' learning rates over four epochs, the scheduler stepping at the start or at the end of each."""
-    p, total = make(fault, broken, seed), 0.0
+    p = make(fault, broken, seed)
+    total = 0.0
     for _ in range(4):
         if broken:
             p.scheduler.step()
@@ -255,7 +259,8 @@ def gained(name: str, seeds: int = 5, steps: int = 30, first_seed: int = 0) -> l
     `change` is mended minus broken, or for ratios broken over mended, with a 95 % t interval over seeds (of the
     logarithm, for ratios).
     """
-    rows, numbers = [], range(first_seed, first_seed + seeds)
+    rows = []
+    numbers = range(first_seed, first_seed + seeds)
     for measure in MEASURES[name]:
         with kept_random(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -278,7 +283,9 @@ def sentence(row: dict[str, object]) -> str:
 
 def change(values: np.ndarray, ratio: bool = False) -> dict[str, object]:
     """Mean of paired values with its 95 % t interval, and a reading that says no more."""
-    n, mean, deviation = len(values), values.mean(), values.std(ddof=1) if len(values) > 1 else np.nan
+    n = len(values)
+    mean = values.mean()
+    deviation = values.std(ddof=1) if len(values) > 1 else np.nan
     low, high = stats.t_interval(mean, deviation / np.sqrt(n), n - 1) if deviation > 0 else (mean, mean)
     if n < 2:
         low = high = np.nan
@@ -293,7 +300,9 @@ class Ward:
     """Treats one fault after the other in a notebook and keeps what was found for its tables."""
 
     def __init__(self, seeds: int = 5, steps: int = 30, first_seed: int = 0):
-        self.seeds, self.steps, self.first_seed = seeds, steps, first_seed
+        self.seeds = seeds
+        self.steps = steps
+        self.first_seed = first_seed
         self.treated: dict[str, Treatment] = {}
         self.rows: list[dict[str, object]] = []
 

@@ -18,7 +18,8 @@ from qtl_utils.training.inputs import Inputs
 from qtl_utils.training.variants import candidates, fit_variant, head_settings
 from qtl_utils.training.whole import fit_network
 
-AS_THERE, PLAIN = "as in the tutorial", "without augmentation"
+AS_THERE = "as in the tutorial"
+PLAIN = "without augmentation"
 
 
 class Augment(nn.Module):
@@ -55,7 +56,8 @@ def train_both(inputs: Inputs, seeds: int, epochs: int, first_seed: int = 0) -> 
 
     `how` tells the two apart; inputs without validation samples.
     """
-    config, rows = tutorial_config(seeds, epochs, first_seed), []
+    config = tutorial_config(seeds, epochs, first_seed)
+    rows = []
     for variant, model in (("B", "B"), ("C", "C, SGD")):
         for augment in (True, False):
             how = AS_THERE if augment else PLAIN

@@ -139,7 +139,8 @@ ANSATZE: dict[str, Ansatz] = {
 
 def make_circuit(ansatz: str, encoding: str, n_qubits: int) -> Callable:
     """The quantum function `f(inputs, weights)` returning <Z_i> of every wire; inputs are angles in radians."""
-    gates, encode = find("ansatz", ansatz, ANSATZE).gates, find("encoding", encoding, ENCODINGS).gates
+    gates = find("ansatz", ansatz, ANSATZE).gates
+    encode = find("encoding", encoding, ENCODINGS).gates
 
     def circuit(inputs, weights):
         encode(inputs, n_qubits)
@@ -152,7 +153,8 @@ def make_circuit(ansatz: str, encoding: str, n_qubits: int) -> Callable:
 def inert_angles(ansatz: str, n_qubits: int, depth: int) -> dict[str, np.ndarray]:
     """Boolean masks over the angles that the ansatz makes inert, by reason."""
     found = find("ansatz", ansatz, ANSATZE)
-    shape, masks = found.shape(n_qubits, depth), {}
+    shape = found.shape(n_qubits, depth)
+    masks = {}
     for reason, index in found.inert(shape).items():
         masks[reason] = np.zeros(shape, bool)
         masks[reason][index] = True

@@ -17,7 +17,8 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import NativeValue, intrinsic, models, register_model, typeof_impl, unbox
 
-INPUT, WEIGHT = 1, 2  # where an angle comes from: as in `program`
+INPUT = 1
+WEIGHT = 2  # where an angle comes from: as in `program`
 VECTOR_BYTES = 64 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 32
 PASS_WIDTH = 21  # integers that describe a pass
 APART = 37  # vectors between the two states of backward, lest their numbers compete for the same places in the cache
@@ -31,7 +32,8 @@ class Vector(types.Type):
     """`lanes` numbers in one register (or a few, where the processor's are narrower)."""
 
     def __init__(self, scalar, lanes):
-        self.scalar, self.lanes = scalar, lanes
+        self.scalar = scalar
+        self.lanes = lanes
         super().__init__(f"Vector({scalar}, {lanes})")
 
 
@@ -47,7 +49,8 @@ class Kind:
     """What a kernel is given to tell it the vectors: numbers of one precision, and how many."""
 
     def __init__(self, scalar, lanes):
-        self._numba_type_, self.lanes = VectorKind(scalar, lanes), lanes
+        self._numba_type_ = VectorKind(scalar, lanes)
+        self.lanes = lanes
 
 
 @register_model(Vector)
@@ -269,7 +272,10 @@ class _Pass:
     """
 
     def __init__(self, builder, vector, size, plain, row, coefficients):
-        self.builder, self.vector, self.size, self.plain = builder, vector, size, plain
+        self.builder = builder
+        self.vector = vector
+        self.size = size
+        self.plain = plain
         self.coefficients = coefficients
         word = lambda position: builder.load(self._at(row, self.int(position), ir.IntType(64)))  # noqa: E731
         x, self.z, self.pivots = ([word(3 + 3 * part + a) for a in range(size)] for part in range(3))
@@ -337,7 +343,8 @@ class _Pass:
                 yield m, m | 1 << a, self.coefficient(a, self.builder.add(odd, self.int(1))), odd
 
     def turn(self, values, m, n, t):
-        u, v = values[m], values[n]
+        u = values[m]
+        v = values[n]
         values[m] = _fused(self.builder, t, v, u)
         values[n] = _fused(self.builder, self.builder.fneg(t), u, v)
 
@@ -381,7 +388,8 @@ def turn_backward(context, kind, size, plain, state, other, coefficients, slopes
             builder.store(constant(0.0), total)
         with cgutils.for_range_slice(builder, start, stop, step.int(1)) as (k, _):
             members = step.members(k)
-            values, others = [step.load(state, i) for i in members], [step.load(other, i) for i in members]
+            values = [step.load(state, i) for i in members]
+            others = [step.load(other, i) for i in members]
             for a in reversed(range(step.size)):
                 total = builder.load(sums[a])
                 for m, n, tangent, odd in step.pairs(a, members):
@@ -401,7 +409,8 @@ def turn_backward(context, kind, size, plain, state, other, coefficients, slopes
         first = builder.load(_pointer(builder, row, step.int(2), ir.IntType(64)))
         share = constant(1.0)
         for a in reversed(range(step.size)):  # in both states the cosines of what was undone before were still missing
-            position, total = builder.add(first, step.int(a)), builder.fmul(share, builder.load(sums[a]))
+            position = builder.add(first, step.int(a))
+            total = builder.fmul(share, builder.load(sums[a]))
             step.store(slopes, position, builder.fadd(step.load(slopes, position), total))
             share = builder.fmul(share, builder.fmul(step.cosines[a], step.cosines[a]))
         return context.get_dummy_value()
@@ -410,8 +419,32 @@ def turn_backward(context, kind, size, plain, state, other, coefficients, slopes
 
 
 # ---- kernels: addresses are integers, indices count vectors or numbers ----------------------------------------------
-# A block's memory, in vectors: 3 coefficients a rotation, +1, -1, a slope a rotation, 4 to spare, 2^n_bits amplitudes.
-# The schedule's header: see Schedule.
+#
+# A block is as many samples as a vector has lanes, and the memory that belongs to them, in vectors (G rotations):
+#
+#   0                3 G        3 G + 2     4 G + 2     4 G + 6
+#   | coefficients   | +1, -1   | slopes    | to spare  | amplitudes ...  |
+#   | 3 a rotation   | signs    | 1 each    | 4         | 2^n_bits        |
+#
+# A schedule is described by one array of 64-bit integers, its header; these are the positions in it. Arrays are given
+# by their addresses, and the amplitude by the bits of a float64.
+(
+    N_BITS,
+    N_ROTATIONS,
+    SOURCES,  # (G, 2): where the angle of a rotation comes from, and which element of it
+    SHARES,  # (G, 2) float64: half the factor and half the offset of the angle
+    N_WORDS,
+    WORDS,  # (words, 3): x, z and sign, filled up to a multiple of four
+    N_INPUTS,
+    N_WEIGHTS,
+    UNIFORM,  # index bits that start in an equal superposition
+    PASSES,  # (passes, PASS_WIDTH)
+    AMPLITUDE,  # of every state that the circuit starts in
+    N_PASSES,
+    VECTOR,  # bytes
+    REACHED_WITH_INPUTS,  # the first pass that backward reaches where gradients of inputs are asked for
+    REACHED_BY_WEIGHTS,  # and where those of weights alone are
+) = range(15)
 
 
 @njit(nogil=True)
@@ -420,14 +453,19 @@ def fill(kind, header, block, before, inputs, weights, row, rows, batch):
 
     `before`: the block before this one, 0 for none, whose coefficients of the weights may serve again.
     """
-    n_rotations, sources, shares = integer(header, 1), integer(header, 2), integer(header, 3)
-    n_inputs, n_weights, width = integer(header, 6), integer(header, 7), lanes(kind)
+    n_rotations = integer(header, N_ROTATIONS)
+    sources = integer(header, SOURCES)
+    shares = integer(header, SHARES)
+    n_inputs = integer(header, N_INPUTS)
+    n_weights = integer(header, N_WEIGHTS)
+    width = lanes(kind)
     one_replica = row // batch == (min(row + width, rows) - 1) // batch
     if (row - width) // batch != row // batch:
         before = 0
     check = splat(kind, number(kind, 0))
     for g in range(n_rotations):
-        source, index = integer(sources, 2 * g), integer(sources, 2 * g + 1)
+        source = integer(sources, 2 * g)
+        index = integer(sources, 2 * g + 1)
         if source != INPUT and one_replica and before:
             if before != block:
                 for k in range(3):
@@ -438,14 +476,21 @@ def fill(kind, header, block, before, inputs, weights, row, rows, batch):
             share = splat(kind, number(kind, real(shares, 2 * g)))
             half = fma(share, splat(kind, get(kind, weights, row // batch * n_weights + index)), half)
         elif source in (INPUT, WEIGHT):
-            values, stride, step, at = inputs, n_inputs, 1, row
+            values = inputs
+            stride = n_inputs
+            step = 1
+            at = row
             if source == WEIGHT:
-                values, stride, step, at = weights, n_weights, 0, row // batch
+                values = weights
+                stride = n_weights
+                step = 0
+                at = row // batch
             edge = (row // batch + 1) * batch
             for lane in range(width):
                 if row + lane < rows:
                     if step == 0 and row + lane == edge:
-                        at, edge = at + 1, edge + batch
+                        at = at + 1
+                        edge = edge + batch
                     put(kind, block, 3 * g * width + lane, get(kind, values, at * stride + index))
                     at += step
                 else:  # no sample: whatever is finite
@@ -465,17 +510,20 @@ def fill(kind, header, block, before, inputs, weights, row, rows, batch):
 @njit(nogil=True)
 def evolve(kind, header, block, state):
     """Runs the circuit from its initial state."""
-    n_bits, passes = integer(header, 0), integer(header, 9)
-    uniform = integer(header, 8)
-    start, nothing = splat(kind, number(kind, real(header, 10))), splat(kind, number(kind, 0))
+    n_bits = integer(header, N_BITS)
+    passes = integer(header, PASSES)
+    uniform = integer(header, UNIFORM)
+    start = splat(kind, number(kind, real(header, AMPLITUDE)))
+    nothing = splat(kind, number(kind, 0))
     for i in range(1 << n_bits):
         if i & ~uniform:
             store(kind, state, i, nothing)
         else:
             store(kind, state, i, start)
-    for p in range(integer(header, 11)):
+    for p in range(integer(header, N_PASSES)):
         row = passes + p * PASS_WIDTH * 8
-        size, plain = integer(row, 0), integer(row, 1)
+        size = integer(row, 0)
+        plain = integer(row, 1)
         groups = 1 << (n_bits - size)
         if size == 3 and plain:
             turn_forward(kind, 3, 1, state, block, row, groups)
@@ -502,21 +550,39 @@ def word_z(words, k):
 @njit(nogil=True)
 def measure(kind, header, signs, spare, state, out, row, rows):
     """Writes the values of all words for the samples of this block; takes four words at a time."""
-    size, n_words, words, width = 1 << integer(header, 0), integer(header, 4), integer(header, 5), lanes(kind)
+    size = 1 << integer(header, N_BITS)
+    n_words = integer(header, N_WORDS)
+    words = integer(header, WORDS)
+    width = lanes(kind)
     zero = splat(kind, number(kind, 0))
     for k in range(0, n_words, 4):
-        z0, z1, z2, z3 = word_z(words, k), word_z(words, k + 1), word_z(words, k + 2), word_z(words, k + 3)
-        x0, x1, x2, x3 = word_x(words, k), word_x(words, k + 1), word_x(words, k + 2), word_x(words, k + 3)
-        a, b, c, d = zero, zero, zero, zero
+        z0 = word_z(words, k)
+        z1 = word_z(words, k + 1)
+        z2 = word_z(words, k + 2)
+        z3 = word_z(words, k + 3)
+        x0 = word_x(words, k)
+        x1 = word_x(words, k + 1)
+        x2 = word_x(words, k + 2)
+        x3 = word_x(words, k + 3)
+        a = zero
+        b = zero
+        c = zero
+        d = zero
         for start in range(0, size, CHUNK):
-            a_part, b_part, c_part, d_part = zero, zero, zero, zero
+            a_part = zero
+            b_part = zero
+            c_part = zero
+            d_part = zero
             for i in range(start, min(start + CHUNK, size)):
                 value = load(kind, state, i)
                 a_part = fma(load(kind, signs, parity(i & z0)), mul(value, load(kind, state, i ^ x0)), a_part)
                 b_part = fma(load(kind, signs, parity(i & z1)), mul(value, load(kind, state, i ^ x1)), b_part)
                 c_part = fma(load(kind, signs, parity(i & z2)), mul(value, load(kind, state, i ^ x2)), c_part)
                 d_part = fma(load(kind, signs, parity(i & z3)), mul(value, load(kind, state, i ^ x3)), d_part)
-            a, b, c, d = add(a, a_part), add(b, b_part), add(c, c_part), add(d, d_part)
+            a = add(a, a_part)
+            b = add(b, b_part)
+            c = add(c, c_part)
+            d = add(d, d_part)
         store(kind, spare, 0, a)
         store(kind, spare, 1, b)
         store(kind, spare, 2, c)
@@ -530,7 +596,10 @@ def measure(kind, header, signs, spare, state, out, row, rows):
 @njit(nogil=True)
 def observe(kind, header, factors, kept, state, other, gradient, row, rows):
     """Copies `kept` to `state` and sets `other` to the weighted sum of the words, applied to it."""
-    size, n_words, words, width = 1 << integer(header, 0), integer(header, 4), integer(header, 5), lanes(kind)
+    size = 1 << integer(header, N_BITS)
+    n_words = integer(header, N_WORDS)
+    words = integer(header, WORDS)
+    width = lanes(kind)
     for k in range(0, n_words, 4):
         for m in range(4):
             sign = number(kind, integer(words, 3 * (k + m) + 2))  # 0 behind the last word
@@ -540,8 +609,14 @@ def observe(kind, header, factors, kept, state, other, gradient, row, rows):
                     value *= get(kind, gradient, min(row + lane, rows - 1) * n_words + k + m)
                 put(kind, factors, 2 * m * width + lane, value)
                 put(kind, factors, (2 * m + 1) * width + lane, -value)
-        z0, z1, z2, z3 = word_z(words, k), word_z(words, k + 1), word_z(words, k + 2), word_z(words, k + 3)
-        x0, x1, x2, x3 = word_x(words, k), word_x(words, k + 1), word_x(words, k + 2), word_x(words, k + 3)
+        z0 = word_z(words, k)
+        z1 = word_z(words, k + 1)
+        z2 = word_z(words, k + 2)
+        z3 = word_z(words, k + 3)
+        x0 = word_x(words, k)
+        x1 = word_x(words, k + 1)
+        x2 = word_x(words, k + 2)
+        x3 = word_x(words, k + 3)
         for i in range(size):
             total = mul(load(kind, factors, parity(i & z0)), load(kind, kept, i ^ x0))
             total = fma(load(kind, factors, 2 + parity(i & z1)), load(kind, kept, i ^ x1), total)
@@ -558,8 +633,11 @@ def observe(kind, header, factors, kept, state, other, gradient, row, rows):
 @njit(nogil=True)
 def scatter(kind, header, slopes, of_inputs, parts, row, rows, batch):
     """Writes a block's derivatives to inputs' and, for every replica, to the row of its first sample in this block."""
-    n_rotations, sources, shares = integer(header, 1), integer(header, 2), integer(header, 3)
-    n_inputs, n_weights = integer(header, 6), integer(header, 7)
+    n_rotations = integer(header, N_ROTATIONS)
+    sources = integer(header, SOURCES)
+    shares = integer(header, SHARES)
+    n_inputs = integer(header, N_INPUTS)
+    n_weights = integer(header, N_WEIGHTS)
     last = min(row + lanes(kind), rows)
     first = row
     while first < last:  # the samples of one replica
@@ -569,8 +647,10 @@ def scatter(kind, header, slopes, of_inputs, parts, row, rows, batch):
         for at in range(first * n_inputs, end * n_inputs if of_inputs else 0):
             put(kind, of_inputs, at, number(kind, 0))
         for g in range(n_rotations):
-            source, index = integer(sources, 2 * g), integer(sources, 2 * g + 1)
-            factor, at = number(kind, 2 * real(shares, 2 * g)), g * lanes(kind) - row
+            source = integer(sources, 2 * g)
+            index = integer(sources, 2 * g + 1)
+            factor = number(kind, 2 * real(shares, 2 * g))
+            at = g * lanes(kind) - row
             if source == INPUT and of_inputs:
                 for r in range(first, end):
                     value = get(kind, of_inputs, r * n_inputs + index) + factor * get(kind, slopes, at + r)
@@ -590,11 +670,14 @@ def forward_blocks(kind, header, first, last, stride, blocks, inputs, weights, r
 
     Returns how many of them had an angle that is not finite.
     """
-    n_rotations, width, bad = integer(header, 1), lanes(kind), 0
+    n_rotations = integer(header, N_ROTATIONS)
+    width = lanes(kind)
+    bad = 0
     for b in range(first, last):
         block = blocks + b * stride
-        vector = integer(header, 12)
-        signs, spare = block + 3 * n_rotations * vector, block + (4 * n_rotations + 2) * vector
+        vector = integer(header, VECTOR)
+        signs = block + 3 * n_rotations * vector
+        spare = block + (4 * n_rotations + 2) * vector
         state = spare + 4 * vector
         bad += fill(kind, header, block, block - stride if b > first else 0, inputs, weights, b * width, rows, batch)
         evolve(kind, header, block, state)
@@ -611,9 +694,15 @@ def backward_blocks(
     `stride` 0: `blocks` is the memory of one block, in which the circuit is run again; else it holds what
     forward_blocks left. `scratch` has room for `other`, another state and two factors a word.
     """
-    n_bits, n_rotations, vector, width = integer(header, 0), integer(header, 1), integer(header, 12), lanes(kind)
-    least = integer(header, 13 if of_inputs else 14)  # the passes before it turn by nothing whose slope is asked for
-    passes, n_passes = integer(header, 9), integer(header, 11)
+    n_bits = integer(header, N_BITS)
+    n_rotations = integer(header, N_ROTATIONS)
+    vector = integer(header, VECTOR)
+    width = lanes(kind)
+    least = integer(
+        header, REACHED_WITH_INPUTS if of_inputs else REACHED_BY_WEIGHTS
+    )  # the passes before it turn by nothing whose slope is asked for
+    passes = integer(header, PASSES)
+    n_passes = integer(header, N_PASSES)
     other = scratch
     spare = scratch + ((1 << n_bits) + APART) * vector
     factors = spare + (vector << n_bits)
@@ -631,7 +720,8 @@ def backward_blocks(
         observe(kind, header, factors, kept, state, other, gradient, b * width, rows)
         for p in range(n_passes - 1, least - 1, -1):
             row = passes + p * PASS_WIDTH * 8
-            size, plain = integer(row, 0), integer(row, 1)
+            size = integer(row, 0)
+            plain = integer(row, 1)
             groups = 1 << (n_bits - size)
             for start in range(0, groups, CHUNK):
                 stop = min(start + CHUNK, groups)
@@ -655,7 +745,8 @@ def add_up(kind, parts, total, replicas, batch, n_weights):
     for replica in range(replicas):
         for index in range(n_weights):
             put(kind, total, replica * n_weights + index, number(kind, 0))
-        row, end = replica * batch, (replica + 1) * batch
+        row = replica * batch
+        end = (replica + 1) * batch
         while row < end:
             for index in range(n_weights):
                 at = replica * n_weights + index

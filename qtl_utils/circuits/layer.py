@@ -41,8 +41,12 @@ class QuantumLayer(nn.Module):
         super().__init__()
         if n_qubits < 1 or depth < 0:
             raise ValueError(f"n_qubits must be at least 1 and depth at least 0, got {n_qubits} and {depth}")
-        self.n_qubits, self.depth, self.ansatz, self.encoding = n_qubits, depth, ansatz, encoding
-        self.simulator, self.executor = simulator, executor
+        self.n_qubits = n_qubits
+        self.depth = depth
+        self.ansatz = ansatz
+        self.encoding = encoding
+        self.simulator = simulator
+        self.executor = executor
         self.diff_method = diff_method or find("simulator", simulator, SIMULATORS).own
         shape = find("ansatz", ansatz, ANSATZE).shape(n_qubits, depth)
         drawn = torch.randn(shape)  # drawn whatever `angles` says, so that later layers start alike in every variant

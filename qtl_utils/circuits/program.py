@@ -165,10 +165,12 @@ class Gate:
 
 def trace(circuit: Callable, inputs: Tensor, weights: Tensor) -> tuple[list[Gate], list[Angle], list[dict]]:
     """Gates, their angles, and every output as {((wire, letter), ...): factor}, as these values show them."""
-    inputs, weights = inputs.requires_grad_(), weights.requires_grad_()
+    inputs = inputs.requires_grad_()
+    weights = weights.requires_grad_()
     with qml.queuing.AnnotatedQueue() as queue:
         returned = circuit(inputs, weights)
-    gates, angles = [], []
+    gates = []
+    angles = []
     for op in expand(qml.tape.QuantumScript.from_queue(queue).operations):
         wires = tuple(op.wires)
         if (rotations := _rotations(op)) is None:
@@ -217,10 +219,12 @@ def find_angle(gate: Gate, value, inputs: Tensor, weights: Tensor) -> Angle:
     if not qml.math.requires_grad(value):
         return Angle(offset=float(value))
     grads = torch.autograd.grad(value.sum(), [inputs, weights], retain_graph=True, allow_unused=True)
-    value, found = value.item(), []
+    value = value.item()
+    found = []
     for source, p, grad in zip((INPUT, WEIGHT), (inputs, weights), grads, strict=True):
         if grad is not None:
-            factors, values = grad.flatten().tolist(), p.detach().flatten().tolist()
+            factors = grad.flatten().tolist()
+            values = p.detach().flatten().tolist()
             found += [(source, i, f, values[i]) for i, f in enumerate(factors) if f]
     if len(found) > 1:
         raise UnsupportedCircuitError(f"the angle of {gate} is an expression of {len(found)} elements: {EXPECTED}")
@@ -319,7 +323,8 @@ def compile_circuit(
     word or of a real sum of them. The function is traced with three sets of values, so that an angle that only looks
     constant is found out. Raises UnsupportedCircuitError.
     """
-    circuit, weight_shape = getattr(circuit, "func", circuit), tuple(weight_shape)
+    circuit = getattr(circuit, "func", circuit)
+    weight_shape = tuple(weight_shape)
     n_inputs = n_qubits if n_inputs is None else n_inputs
     generator = torch.Generator().manual_seed(0)
     values = [torch.rand(shape, generator=generator, dtype=torch.float64) for shape in ((n_inputs,), weight_shape)]
@@ -340,7 +345,10 @@ def compile_circuit(
 
 
 def _assemble(gates, angles, outputs, n_qubits, n_inputs, weight_shape) -> Program:
-    frame, uniform, touched, turns = Frame(n_qubits), 0, set(), []
+    frame = Frame(n_qubits)
+    uniform = 0
+    touched = set()
+    turns = []
     for gate, angle in zip(gates, angles, strict=True):
         if gate.letters:
             turns.append((frame.image(pauli_word(zip(gate.wires, gate.letters, strict=True))), angle))

@@ -69,7 +69,8 @@ def convert(circuit: Callable, n_qubits: int, weight_shape: Iterable[int], n_inp
 
     What `compile_circuit` refuses is refused here too: UnsupportedCircuitError names the gate.
     """
-    weight_shape, n_inputs = tuple(weight_shape), n_qubits if n_inputs is None else n_inputs
+    weight_shape = tuple(weight_shape)
+    n_inputs = n_qubits if n_inputs is None else n_inputs
     compile_circuit(circuit, n_qubits, weight_shape, n_inputs)  # angles are elements, gates depend on no value
     generator = torch.Generator().manual_seed(0)
     values = [torch.rand(shape, generator=generator, dtype=torch.float64) for shape in ((n_inputs,), weight_shape)]

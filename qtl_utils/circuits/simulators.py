@@ -172,7 +172,8 @@ def _statevector(task: Task, method: str, shots: int | None = None):
 
     @contextmanager
     def count():
-        total, before = [0], seen[0]
+        total = [0]
+        before = seen[0]
         yield total
         total[0] = seen[0] - before
 
@@ -188,7 +189,8 @@ def _qiskit(task: Task, method: str, shots: int | None = None):
 
     @contextmanager
     def count():
-        total, before = [0], layer.network.estimator.executions
+        total = [0]
+        before = layer.network.estimator.executions
         yield total
         total[0] = layer.network.estimator.executions - before
 
@@ -250,7 +252,8 @@ def training_run(task: Task, simulator: str, diff_method: str) -> Run:
 
     Raises ValueError where there is no such simulator or method, or where one refuses the other.
     """
-    row, method = find("simulator", simulator, SIMULATORS), find("differentiation method", diff_method, METHODS)
+    row = find("simulator", simulator, SIMULATORS)
+    method = find("differentiation method", diff_method, METHODS)
     around = {"one_by_one": True} if row.workarounds and not method.broadcasts else {}
     return partial(row.build(task, diff_method, **around)[0])  # no module: a layer that keeps it has the angles alone
 
@@ -296,7 +299,8 @@ def open_cell(task: Task, simulator: str, method: str, batch: int = 2, **options
     Keys: run and count (None where nothing works), status 'works', 'works around' or 'refuses', error (verbatim),
     workaround (what was run instead and worked).
     """
-    row, inputs_and_weights = SIMULATORS[simulator], draw(task, batch)
+    row = SIMULATORS[simulator]
+    inputs_and_weights = draw(task, batch)
     cell = {"run": None, "count": None, "status": "refuses", "error": "", "workaround": ""}
     ways = [("", {}), *row.workarounds]
     others = [name for name in (METHODS[method].alias, row.own) if name and name != method]

@@ -35,7 +35,8 @@ class Statevector:
         n_inputs: int | None = None,
         executor: str = "auto",
     ):
-        self.program, self.executor = compile_circuit(circuit, n_qubits, weight_shape, n_inputs), executor
+        self.program = compile_circuit(circuit, n_qubits, weight_shape, n_inputs)
+        self.executor = executor
 
     def __call__(self, inputs: Tensor, weights: Tensor) -> Tensor:
         return simulate(self.program, inputs, weights, self.executor)
@@ -82,7 +83,8 @@ def choose_executor(executor: str, device: str, diff_method: str = "adjoint") ->
 
 def _aligned(program: Program, inputs: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     """Inputs and weights with the same leading dimensions, or weights without any; ValueError where they do not fit."""
-    shape, dtype = program.weight_shape, inputs.dtype
+    shape = program.weight_shape
+    dtype = inputs.dtype
     if dtype != weights.dtype or dtype not in (torch.float32, torch.float64):
         raise ValueError(
             f"inputs are {inputs.dtype} and weights {weights.dtype}; both must be float32 or both float64: "
@@ -193,7 +195,9 @@ class Run:
     """One call of a program: R replicas of B samples each."""
 
     def __init__(self, program: Program, executor: str, inputs: Tensor, weights: Tensor, strict: bool):
-        self.program, self.executor, self.strict = program, executor, strict
+        self.program = program
+        self.executor = executor
+        self.strict = strict
         *lead, batch, _ = inputs.shape
         self.shape = (*lead, batch, len(program.words))
         shared = weights.dim() == len(program.weight_shape)  # one weight set for all
@@ -248,7 +252,8 @@ class Run:
         return torch.stack(words, -1).reshape(self.shape)
 
     def torch_backward(self, inputs, weights, gradient, needed):
-        program, (cosines, sines) = self.program, self._cosines_and_sines(inputs, weights)
+        program = self.program
+        (cosines, sines) = self._cosines_and_sines(inputs, weights)
         state = self.torch_state(inputs, weights) if self.kept is None else self.kept
         gradient = gradient.reshape(self.replicas, self.batch, len(program.words), 1)
         other = torch.zeros_like(state)  # O |state>, O the observable whose expectation value is differentiated

@@ -12,6 +12,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 
+from qtl_utils.circuits import kernels
 from qtl_utils.circuits.kernels import (
     APART,
     KINDS,
@@ -33,14 +34,13 @@ PARALLEL_WORK = 300_000  # vector rotations below which waking a second thread c
 class Schedule:
     """A program as the kernels read it: integers that describe rotations, words and passes, behind one header.
 
-    Header: n_bits, n_rotations, sources, shares, n_words, words, n_inputs, n_weights, uniform, passes, initial
-    amplitude (float64), n_passes, bytes of a vector, and the first pass that backward reaches with and without the
-    gradient of inputs. Arrays are given by their addresses.
+    `kernels` names the fields of the header and draws the memory of a block.
     """
 
     def __init__(self, program):
         self.program = program
-        rotations, words = program.rotations, program.words
+        rotations = program.rotations
+        words = program.words
         self.sources = np.array([(r.angle.source, r.angle.index) for r in rotations], np.int64).reshape(-1, 2)
         self.shares = np.array([(r.angle.factor / 2, r.angle.offset / 2) for r in rotations]).reshape(-1, 2)
         padding = [(0, 0, 0)] * (-len(words) % 4)  # kernels take four at a time
@@ -58,15 +58,31 @@ class Schedule:
             next((k for k, found in enumerate(sources) if found & wanted), len(sources))
             for wanted in ({INPUT, WEIGHT}, {WEIGHT})
         ]
-        values = [program.n_bits, len(program.rotations), self.sources.ctypes.data, self.shares.ctypes.data]
-        values += [len(program.words), self.words.ctypes.data, program.n_inputs, program.n_weights, program.uniform]
-        values += [self.passes.ctypes.data, amplitude, len(self.groups), KINDS[dtype].lanes * dtype.itemsize, *reached]
-        return np.array(values, np.int64)
+        fields = {
+            kernels.N_BITS: program.n_bits,
+            kernels.N_ROTATIONS: len(program.rotations),
+            kernels.SOURCES: self.sources.ctypes.data,
+            kernels.SHARES: self.shares.ctypes.data,
+            kernels.N_WORDS: len(program.words),
+            kernels.WORDS: self.words.ctypes.data,
+            kernels.N_INPUTS: program.n_inputs,
+            kernels.N_WEIGHTS: program.n_weights,
+            kernels.UNIFORM: program.uniform,
+            kernels.PASSES: self.passes.ctypes.data,
+            kernels.AMPLITUDE: amplitude,
+            kernels.N_PASSES: len(self.groups),
+            kernels.VECTOR: KINDS[dtype].lanes * dtype.itemsize,
+            kernels.REACHED_WITH_INPUTS: reached[0],
+            kernels.REACHED_BY_WEIGHTS: reached[1],
+        }
+        return np.array([fields[position] for position in range(len(fields))], np.int64)
 
     def forward(self, run, inputs, weights, keep):
         """Values of the words, (..., B, n_words); small final states stay in run.kept where `keep` asks for them."""
-        inputs, weights = inputs.contiguous(), weights.contiguous()
-        out, plan = inputs.new_empty(run.shape), self.plans[inputs.dtype]
+        inputs = inputs.contiguous()
+        weights = weights.contiguous()
+        out = inputs.new_empty(run.shape)
+        plan = self.plans[inputs.dtype]
         rows = run.replicas * run.batch
         blocks = -(-rows // plan.kind.lanes)
         size = blocks * plan.block_bytes
@@ -84,8 +100,12 @@ class Schedule:
 
     def backward(self, run, inputs, weights, gradient, needed):
         """Gradients of inputs and weights for the gradient (..., B, n_words) of the words."""
-        inputs, weights, gradient = inputs.contiguous(), weights.contiguous(), gradient.contiguous()
-        plan, kept, rows = self.plans[inputs.dtype], run.kept, run.replicas * run.batch
+        inputs = inputs.contiguous()
+        weights = weights.contiguous()
+        gradient = gradient.contiguous()
+        plan = self.plans[inputs.dtype]
+        kept = run.kept
+        rows = run.replicas * run.batch
         blocks = -(-rows // plan.kind.lanes)
         of_inputs = torch.empty_like(inputs) if needed[0] else None
         of_weights = torch.empty_like(weights) if needed[1] else None
@@ -99,9 +119,11 @@ class Schedule:
         def work(first, last):
             memory = scratch(plan.scratch_bytes + plan.block_bytes)
             other = memory.data_ptr()
-            states, stride = other + plan.scratch_bytes, 0
+            states = other + plan.scratch_bytes
+            stride = 0
             if kept is not None:
-                states, stride = kept.data_ptr(), plan.block_bytes
+                states = kept.data_ptr()
+                stride = plan.block_bytes
             backward_blocks(plan.kind, plan.address, first, last, stride, states, other, *given)
             return 0
 
@@ -128,7 +150,9 @@ class _Plan:
     """A schedule in one precision: its header, the bytes of a block and of backward's scratch, the work of a block."""
 
     def __init__(self, kind, header, states, rotations):
-        self.kind, self.header, self.address = kind, header, header.ctypes.data
+        self.kind = kind
+        self.header = header
+        self.address = header.ctypes.data
         self.block_bytes = VECTOR_BYTES * (states + 4 * rotations + 6)
         self.scratch_bytes = VECTOR_BYTES * (2 * states + APART + 8)
         self.work = states * rotations
@@ -175,7 +199,8 @@ def pool(size: int) -> ThreadPoolExecutor:
 
 def _after_fork():
     global _pool, _forked
-    _pool, _forked = None, True
+    _pool = None
+    _forked = True
 
 
 os.register_at_fork(after_in_child=_after_fork)
@@ -206,7 +231,8 @@ def reduced(patterns) -> list[int]:
 
 def _describe(rotations, group: range) -> list[int]:
     """A pass as integers: size, plain, first rotation, three each of x, z and pivots, and where z_a meets x_b."""
-    xs, zs = [rotations[g].x for g in group], [rotations[g].z for g in group]
+    xs = [rotations[g].x for g in group]
+    zs = [rotations[g].z for g in group]
     flips = [[(z & x).bit_count() % 2 for x in xs] for z in zs]
     plain = np.array_equal(flips, np.eye(len(group)))
     basis = sorted(reduced(zs if plain else xs))

@@ -62,7 +62,8 @@ def _read_folder(name: str, root: Path) -> Dataset:
     folders, skipped = scan_folder(root)
     rows = []
     for subset, folder, files in folders:
-        before, reasons = len(rows), set()
+        before = len(rows)
+        reasons = set()
         for path in files:
             try:
                 image = read_image(path)
@@ -154,7 +155,10 @@ def _cifar10_pair(
         if data_dir:
             raise FileNotFoundError(f"{root} holds no intact {CIFAR10.base_folder}; {hand}") from None
         fetch(base_url, CIFAR10.filename, root, f"md5:{CIFAR10.tgz_md5}", hand)
-    images, labels, ids, given = [], [], [], []
+    images = []
+    labels = []
+    ids = []
+    given = []
     for subset, limit in (("train", max_train), ("test", max_test)):
         part = CIFAR10(str(root), train=subset == "train", download=not data_dir)
         of_class = [np.flatnonzero(np.equal(part.targets, part.class_to_idx[c]))[: limit // 2] for c in pair]
@@ -179,7 +183,8 @@ def _plane(name: str, points: np.ndarray, labels: np.ndarray, classes: tuple[str
     train, test = train_test_split(np.arange(len(points)), test_size=200, random_state=42)
     order = np.concatenate([train, test])
     given = np.array([""] * len(order), dtype="<U10")
-    given[:2000], given[len(train) :] = "train", "test"
+    given[:2000] = "train"
+    given[len(train) :] = "test"
     ids = [f"{name}/{i:05d}" for i in order]
     return from_points(name, scaled[order], labels[order], classes, ids, given.tolist())
 

@@ -150,7 +150,8 @@ def _check_classes(root: Path, subsets: dict[str, Path], found: list) -> None:
 
 
 def _listing(folder: Path, root: Path) -> tuple[list[Path], list[tuple[str, str]]]:
-    kept, skipped = [], []
+    kept = []
+    skipped = []
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or path.name == "__MACOSX":
             skipped.append((_name(path, root), "hidden"))

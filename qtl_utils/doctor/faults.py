@@ -7,6 +7,7 @@ tests and the troubleshooting notebooks run all of them. HEALTHY are models that
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,9 @@ from qtl_utils.models.backbones import Backbone
 from qtl_utils.models.heads import HeadSettings, make_head
 from qtl_utils.models.network import Network
 
-N_FEATURES, N_QUBITS, BATCH = 8, 3, 4
+N_FEATURES = 8
+N_QUBITS = 3
+BATCH = 4
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,7 @@ def fault(number: int, name: str, symptom: str, check: str, theme: str, thread: 
     """Decorator: a function `f(broken)` that gives `diagnose`'s arguments, broken or mended."""
 
     def register(function):
-        broken, mended = (lambda: function(True)), (lambda: function(False))
-        FAULTS[name] = Fault(number, symptom, check, theme, broken, mended, thread)
+        FAULTS[name] = Fault(number, symptom, check, theme, partial(function, True), partial(function, False), thread)
         return function
 
     return register
@@ -530,7 +532,8 @@ def best_on_test(broken):
 
 @fault(12, "leakage", "the same images in train and test", "leakage", "evaluation")
 def leakage(broken):
-    train, test = points(1, 20)[0], points(2, 10)[0]
+    train = points(1, 20)[0]
+    test = points(2, 10)[0]
     return case(head(), data={"train": train, "test": torch.cat([test, train[:3]]) if broken else test})
 
 
@@ -538,7 +541,8 @@ def leakage(broken):
 def scaler_on_all(broken):
     from sklearn.preprocessing import StandardScaler
 
-    train, test = points(1, 20)[0], points(2, 10)[0]
+    train = points(1, 20)[0]
+    test = points(2, 10)[0]
     scaler = StandardScaler().fit((torch.cat([train, test]) if broken else train).numpy())
     return case(head(), data={"train": train, "test": test}, scaler=scaler)
 
@@ -551,8 +555,11 @@ class DressedQuantumNet(nn.Module):
 
     def __init__(self, n_qubits: int = 4, depth: int = 6, most: int = 15, n_features: int = 512):
         super().__init__()
-        self.n_qubits, self.depth, self.most = n_qubits, depth, most
-        self.pre_net, self.post_net = nn.Linear(n_features, n_qubits), nn.Linear(n_qubits, 2)
+        self.n_qubits = n_qubits
+        self.depth = depth
+        self.most = most
+        self.pre_net = nn.Linear(n_features, n_qubits)
+        self.post_net = nn.Linear(n_qubits, 2)
         self.q_params = nn.Parameter(0.01 * torch.randn(most * n_qubits))
         self.node = qml.QNode(self.circuit, qml.device("default.qubit", wires=n_qubits), interface="torch")
 

@@ -78,7 +78,8 @@ class Patient:
     def gradients(self, images=None, labels=None) -> tuple[torch.Tensor, dict[str, torch.Tensor | None]]:
         """The loss of a batch and its gradient by the trainable parameters; None where the graph does not lead."""
         images, labels = (self.images, self.labels) if images is None else (images, labels)
-        loss, wanted = self.loss(self.model(images), labels), self.trainable
+        loss = self.loss(self.model(images), labels)
+        wanted = self.trainable
         if not loss.requires_grad:
             return loss, dict.fromkeys(wanted)
         grads = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
@@ -113,14 +114,16 @@ def kept_tensors(model: nn.Module) -> Iterator[None]:
     modules = [(m, m.training, dict(m._buffers)) for m in model.modules()]
     try:
         for p, *_ in parameters:
-            p.data, p.grad = p.data.clone(), None
+            p.data = p.data.clone()
+            p.grad = None
         for m, _, buffers in modules:
             m._buffers.update({name: b if b is None else b.clone() for name, b in buffers.items()})
         yield
     finally:
         for p, value, grad, wanted in parameters:
             p.grad = None
-            p.data, p.grad = value, grad
+            p.data = value
+            p.grad = grad
             p.requires_grad_(wanted)
         for m, training, buffers in modules:
             m.training = training
@@ -133,7 +136,8 @@ def kept_optimizer(optimizer) -> Iterator[None]:
     if optimizer is None:
         yield
         return
-    state, rates = dict(optimizer.state), [dict(group) for group in optimizer.param_groups]
+    state = dict(optimizer.state)
+    rates = [dict(group) for group in optimizer.param_groups]
     called = getattr(optimizer, "_opt_called", None)
     optimizer.state.clear()
     optimizer.state.update({p: copy.deepcopy(values) for p, values in state.items()})
@@ -153,7 +157,8 @@ def kept_optimizer(optimizer) -> Iterator[None]:
 @contextlib.contextmanager
 def kept_random() -> Iterator[None]:
     """The random number generators of torch, NumPy and Python end as they began."""
-    python, numpy = random.getstate(), np.random.get_state()
+    python = random.getstate()
+    numpy = np.random.get_state()
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=devices):
         try:

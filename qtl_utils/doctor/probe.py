@@ -109,7 +109,8 @@ def observe(model: nn.Module, images: torch.Tensor) -> Observation:
 
 def saved_by_circuits(model: nn.Module, images: torch.Tensor) -> int:
     """Bytes that circuits keep from one forward pass for the backward pass."""
-    watch, kept = _Watch(model), {}
+    watch = _Watch(model)
+    kept = {}
 
     def pack(tensor):
         if watch.inside:
@@ -194,7 +195,8 @@ class _Watch(TorchFunctionMode):
 
 def _is_multiple(inputs: torch.Tensor, out: torch.Tensor) -> bool:
     """Whether a circuit's inputs are these values, or the first of them, times a constant."""
-    x, y = inputs.flatten().double(), out.flatten()[: inputs.numel()].double()
+    x = inputs.flatten().double()
+    y = out.flatten()[: inputs.numel()].double()
     if len(x) != len(y) or not y.any():
         return False
     return bool((x - (x @ y) / (y @ y) * y).norm() <= 1e-4 * x.norm())
@@ -237,7 +239,8 @@ def _nodes(watch: _Watch) -> Iterator[None]:
             watch.inside -= 1
         module = watch.stack[-1] if watch.stack else watch.model
         owned = {id(p): p for p in watch.model.parameters()}
-        angles, inputs = [], []
+        angles = []
+        inputs = []
         for tensor in _tensors((*args, *kwargs.values())):
             leaves = _angles(tensor, owned)
             (angles if leaves else inputs).extend(leaves or [tensor])
@@ -275,7 +278,8 @@ def _angles(tensor: torch.Tensor, owned: dict[int, nn.Parameter]) -> list[nn.Par
     """The model's parameters that `tensor` is, or is made of without any layer in between; none for anything else."""
     if id(tensor) in owned:
         return [owned[id(tensor)]]
-    found, queue = [], [] if tensor.grad_fn is None else [tensor.grad_fn]
+    found = []
+    queue = [] if tensor.grad_fn is None else [tensor.grad_fn]
     while queue:
         node = queue.pop()
         if hasattr(node, "variable"):

@@ -22,7 +22,8 @@ from qtl_utils.study.names import NO_BACKBONE, unknown_name
 from qtl_utils.study.notebook import module_hash
 from qtl_utils.study.paths import atomic, user_path
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, per channel
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)  # of ImageNet, per channel
 N_CLASSES = 1000  # of every classifier before it is cut, as torchvision's are
 TINY_VIT = {"patch_size": 8, "num_layers": 2, "num_heads": 4, "hidden_dim": 64, "mlp_dim": 128}
 TINY_RESNET = (16, 32, 64)  # channels of its blocks; the last ones are the features
@@ -38,7 +39,10 @@ class Backbone(nn.Module):
 
     def __init__(self, name: str, network: nn.Module, n_features: int, frozen: bool = True):
         super().__init__()
-        self.name, self.network, self.n_features, self.frozen = name, network, n_features, frozen
+        self.name = name
+        self.network = network
+        self.n_features = n_features
+        self.frozen = frozen
         self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
         self.requires_grad_(not frozen)
@@ -222,7 +226,9 @@ def compute_features(backbone: Backbone, pixels: np.ndarray) -> torch.Tensor:
 
     They are computed in float64 where the device has it, and rounded: processors that sum in another order agree.
     """
-    mode, dtype, device = backbone.training, backbone.mean.dtype, backbone.mean.device
+    mode = backbone.training
+    dtype = backbone.mean.dtype
+    device = backbone.mean.device
     backbone.eval().to(dtype if device.type == "mps" else torch.float64)
     batches = torch.from_numpy(pixels).split(FEATURE_BATCH)
     features = torch.cat([backbone(batch.to(device)).float().cpu() for batch in batches])
@@ -249,7 +255,8 @@ def cached_features(backbone: Backbone, pixels: np.ndarray, folder: Path) -> tup
 def _read_features(path: Path) -> torch.Tensor | None:
     try:
         with safe_open(path, "pt") as file:
-            features, metadata = file.get_tensor("features"), file.metadata() or {}
+            features = file.get_tensor("features")
+            metadata = file.metadata() or {}
     except (SafetensorError, OSError):
         return None
     return features if metadata.get("sha256") == digest(features) else None

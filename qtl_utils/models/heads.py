@@ -80,7 +80,8 @@ def quantum_head(s: HeadSettings, angles="trained", ansatz=None) -> nn.Module:
     from qtl_utils.circuits.layer import QuantumLayer
 
     # the classical layers are drawn first, so that they start alike in every head of this width
-    pre, post = nn.Linear(s.n_features, s.n_qubits), nn.Linear(s.n_qubits, s.n_classes)
+    pre = nn.Linear(s.n_features, s.n_qubits)
+    post = nn.Linear(s.n_qubits, s.n_classes)
     layer = QuantumLayer(
         s.n_qubits, s.depth, ansatz or s.ansatz, s.encoding, s.angle_init, angles, s.simulator, s.diff_method
     )

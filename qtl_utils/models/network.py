@@ -15,7 +15,8 @@ class Network(nn.Module):
 
     def __init__(self, backbone: nn.Module, head: nn.Module):
         super().__init__()
-        self.backbone, self.head = backbone, head
+        self.backbone = backbone
+        self.head = head
 
     def forward(self, pixels):
         return self.head(self.backbone(pixels))
@@ -30,10 +31,12 @@ def train_epoch(model, optimizer, pixels, labels, order, config) -> tuple[float,
     starts = [*range(0, len(order), config.batch_size)]
     if len(starts) > 1 and len(order) - starts[-1] == 1:
         starts.pop()
-    loss_sum, right = 0.0, 0
+    loss_sum = 0.0
+    right = 0
     for start, end in zip(starts, [*starts[1:], len(order)], strict=True):
         index = order[start:end]
-        logits, target = model(pixels[index]), labels[index]
+        logits = model(pixels[index])
+        target = labels[index]
         loss = cross_entropy(logits, target, reduction=config.reduction)
         optimizer.zero_grad()
         loss.backward()

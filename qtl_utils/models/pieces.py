@@ -59,10 +59,12 @@ class Pieces(TorchDispatchMode):
 
     def __init__(self, given: list[torch.Tensor] | None = None):
         super().__init__()
-        self.given, self.found = given, []
+        self.given = given
+        self.found = []
 
     def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
-        keywords, packet = keywords or {}, function.overloadpacket
+        keywords = keywords or {}
+        packet = function.overloadpacket
         if packet is aten.max_pool2d_with_indices:
             return self._max_pool(function, arguments, keywords)
         rule = ELEMENTWISE.get(IN_PLACE.get(packet, packet))

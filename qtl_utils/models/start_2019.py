@@ -8,7 +8,8 @@ from qtl_utils.models.heads import is_circuit
 
 SPREAD = 0.001  # standard deviation of all initial weights
 MAX_DEPTH = 15  # rows of angles that were drawn, used or not; the first one never is
-WEIGHT_SEED, ORDER_SEED = 55, 150  # of the published run, which is our seed 0
+WEIGHT_SEED = 55
+ORDER_SEED = 150  # of the published run, which is our seed 0
 
 
 def initialise(head: nn.Module, seed: int) -> nn.Module:
@@ -21,7 +22,8 @@ def initialise(head: nn.Module, seed: int) -> nn.Module:
     head = head.double()
     linear = [module for module in head.modules() if isinstance(module, nn.Linear)]
     circuits = [module for module in head.modules() if is_circuit(module)]
-    first, last = linear[0], linear[-1]
+    first = linear[0]
+    last = linear[-1]
     n = first.out_features
     sizes = [n * (first.in_features + 1), MAX_DEPTH * n, n * (n + 1), last.out_features * (last.in_features + 1)]
     vector = torch.from_numpy(SPREAD * np.random.RandomState(WEIGHT_SEED + seed).randn(sum(sizes)))
@@ -60,7 +62,8 @@ def orders(train: np.ndarray, seed: int, epochs: int, runs_before: int = 0) -> n
     """
     row = np.array(train)
     for _ in range(runs_before + 1):
-        rng, rows = np.random.RandomState(ORDER_SEED + seed), [row]
+        rng = np.random.RandomState(ORDER_SEED + seed)
+        rows = [row]
         for _ in range(epochs - 1):
             rows.append(rng.permutation(rows[-1]))
         row = rows[-1]

@@ -30,7 +30,8 @@ def ladder(table: pd.DataFrame) -> Figure:
 
     Columns: scaling, b, kind ("used" or "useful") and those of an estimate. The shaded zone counts as equivalent.
     """
-    scalings, order = list(dict.fromkeys(table["scaling"])), list(dict.fromkeys(table["b"]))
+    scalings = list(dict.fromkeys(table["scaling"]))
+    order = list(dict.fromkeys(table["b"]))
     figure = Figure(figsize=(WIDTH, 1.3 + 0.3 * len(order)))
     axes = figure.subplots(1, len(scalings), sharey=True, sharex=True, squeeze=False)[0]
     for ax, scaling in zip(axes, scalings, strict=True):
@@ -54,7 +55,8 @@ def travel(table: pd.DataFrame) -> Figure:
 
     Columns: scaling, stage, net, path, nominal.
     """
-    scalings, order = list(dict.fromkeys(table["scaling"])), list(dict.fromkeys(table["stage"]))
+    scalings = list(dict.fromkeys(table["scaling"]))
+    order = list(dict.fromkeys(table["stage"]))
     figure = Figure(figsize=(WIDTH, 1.3 + 0.5 * len(order)))
     axes = figure.subplots(1, len(scalings), sharex=True, sharey=True, squeeze=False)[0]
     for ax, scaling in zip(axes, scalings, strict=True):
@@ -109,7 +111,8 @@ def _named(figure: Figure, variants: Sequence[str]) -> None:
 @_styled
 def sweep(metrics: pd.DataFrame, travelled: pd.DataFrame, zeroed: pd.DataFrame) -> Figure:
     """Accuracy, movement of the angles and what zeroing them costs, against the factor of the learning rate."""
-    variants, factors = list(dict.fromkeys(metrics["variant"])), sorted(set(metrics["factor"]))
+    variants = list(dict.fromkeys(metrics["variant"]))
+    factors = sorted(set(metrics["factor"]))
     figure = Figure(figsize=(WIDTH * 0.9, 6.6))
     top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=[1.4, 1, 1])
     _curves(top, metrics, "factor")
@@ -143,7 +146,8 @@ def sweep(metrics: pd.DataFrame, travelled: pd.DataFrame, zeroed: pd.DataFrame) 
 @_styled
 def benefit(table: pd.DataFrame) -> Figure:
     """Main effects and interaction on accuracy (points) and log-loss, a marker per schedule."""
-    order, schedules = list(dict.fromkeys(table["effect"])), list(dict.fromkeys(table["schedule"]))
+    order = list(dict.fromkeys(table["effect"]))
+    schedules = list(dict.fromkeys(table["schedule"]))
     figure = Figure(figsize=(WIDTH, 0.9 + 0.62 * len(order)))
     axes = figure.subplots(1, 2, sharey=True)
     looks = dict(zip(schedules, [(VERMILION, "o"), (BLUE, "s"), (GREEN, "^")] * len(schedules), strict=False))
@@ -177,7 +181,8 @@ def curves(metrics: pd.DataFrame, column: str, text: str) -> Figure:
 @_styled
 def sizes(metrics: pd.DataFrame, travelled: pd.DataFrame) -> Figure:
     """Accuracy (top) and net movement of the angles (below) against qubits and layers."""
-    variants, varied = list(dict.fromkeys(metrics["variant"])), list(dict.fromkeys(metrics["varied"]))
+    variants = list(dict.fromkeys(metrics["variant"]))
+    varied = list(dict.fromkeys(metrics["varied"]))
     figure = Figure(figsize=(WIDTH, 4.6))
     axes = figure.subplots(2, len(varied), sharex="col", sharey="row", squeeze=False, height_ratios=[1.5, 1])
     for column, name in zip(axes.T, varied, strict=True):

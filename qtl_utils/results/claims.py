@@ -20,7 +20,8 @@ class Claims:
 
     def __init__(self, notebook: str):
         """notebook: its name and whatever tells its executions apart, as in "02_train_variant-digits-heads"."""
-        self.notebook, self.rows = notebook, []
+        self.notebook = notebook
+        self.rows = []
 
     def expect(self, claim: str, confirmed: bool, found: str) -> None:
         """Records `claim`, what was `found` in words, and whether that confirms it; ValueError for a second `claim`."""

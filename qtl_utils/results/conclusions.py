@@ -9,7 +9,8 @@ from qtl_utils.results import stats
 from qtl_utils.results.stats import Comparison, Estimate
 
 TEST = "Nadeau-Bengio t"
-ALTERED, ZEROED = "A with ", "A with zeroed angles"  # what arms of a trained, altered A are called
+ALTERED = "A with "
+ZEROED = "A with zeroed angles"  # what arms of a trained, altered A are called
 ABLATED = ("A-zero", "A-frozen", "A-separable")  # a second family: retrained with another circuit
 UNIT = {"circuit": " rad"}
 
@@ -68,7 +69,8 @@ def benefit(retrained: pd.DataFrame, schedules: Sequence[str]) -> pd.DataFrame:
     frames = []
     for schedule in schedules:
         for metric in ("accuracy", "loss"):
-            cells, names = ["neither", "classical", "angles", f"both, {schedule}"], ("angles", "classical layers")
+            cells = ["neither", "classical", "angles", f"both, {schedule}"]
+            names = ("angles", "classical layers")
             table = stats.factorial(retrained, metric, cells=cells, names=names)
             frames.append(table.assign(schedule=schedule, metric=metric).drop(columns=["p_equivalent", "note"]))
     return pd.concat(frames, ignore_index=True)
@@ -76,8 +78,10 @@ def benefit(retrained: pd.DataFrame, schedules: Sequence[str]) -> pd.DataFrame:
 
 def backbone_benefit(retrained: pd.DataFrame, joint: pd.DataFrame) -> pd.DataFrame:
     """Main effects and interaction of {angles} x {backbone}, the classical layers of the head learning throughout."""
-    cells, names = ["classical", "full, classical", "both, concurrent", "full, both"], ("angles", "backbone")
-    everything, frames = pd.concat([retrained, joint], ignore_index=True), []
+    cells = ["classical", "full, classical", "both, concurrent", "full, both"]
+    names = ("angles", "backbone")
+    everything = pd.concat([retrained, joint], ignore_index=True)
+    frames = []
     for metric in ("accuracy", "loss"):
         table = stats.factorial(everything, metric, cells=cells, names=names)
         frames.append(table.assign(schedule="whole network", metric=metric).drop(columns=["p_equivalent", "note"]))
@@ -98,7 +102,8 @@ def ladder(metrics: pd.DataFrame) -> pd.DataFrame:
 
     Three families, fixed beforehand and Holm-adjusted apart: the alterations, stats.FAMILY and ABLATED.
     """
-    present, rows = set(metrics["variant"]), []
+    present = set(metrics["variant"])
+    rows = []
     ablated = stats.together([stats.paired(metrics, "A", b) for b in ABLATED if b in present])
     ran = [test for test in stats.family(metrics) if not test.not_run]
     for kind, tests in (("used", relied_on(metrics)), ("useful", ablated), ("useful", ran)):
@@ -119,7 +124,9 @@ def tested(tests: Sequence[Comparison]) -> list[str]:
 
 def used_and_useful(metrics: pd.DataFrame) -> list[str]:
     """The answer in two sentences: does the trained model use its angles, and is training without them as good?"""
-    altered, family, lines = relied_on(metrics), stats.family(metrics), []
+    altered = relied_on(metrics)
+    family = stats.family(metrics)
+    lines = []
     for test, sentence in zip(altered, tested(altered), strict=True):
         if test.b == ZEROED:
             lines.append(f"Are the trained angles used? {_USED.get(stats.verdict(test), '')}{sentence}")
@@ -129,7 +136,8 @@ def used_and_useful(metrics: pd.DataFrame) -> list[str]:
     ran = [t.b for t in family if not t.not_run]
     behind = counts(family[0]) + (f", Holm over {len(family)}" if family[0].n_splits > 1 else "")
     if not below:
-        text, below = "Not shown: A is higher than none of ", ran
+        text = "Not shown: A is higher than none of "
+        below = ran
     lines.append(f"Is the circuit useful? {text}{', '.join(below)} ({_how_many(ended)}; {behind}).")
     return lines
 
@@ -184,7 +192,8 @@ def along(metrics: pd.DataFrame, column: str, a: str, b: str) -> pd.DataFrame:
 
 def crossing(table: pd.DataFrame, column: str, what: str) -> str:
     """Where along `column` a difference of `along` can be told from zero, in words."""
-    found, n = table[table["verdict"].isin(["higher", "lower"])], _behind(table.iloc[0], len(table))
+    found = table[table["verdict"].isin(["higher", "lower"])]
+    n = _behind(table.iloc[0], len(table))
     if table["n_splits"].iloc[0] < 2:
         return f"{what}: not tested on one split; the differences stand in the table."
     if found.empty:

@@ -88,7 +88,8 @@ def method_errors(errors: pd.DataFrame) -> Figure:
 @_styled
 def variance(table: pd.DataFrame) -> Figure:
     """Variance of dL/d(angle) against qubits: rows are costs, columns depths, a line an ansatz and initialisation."""
-    depths, costs = sorted(set(table["depth"])), list(dict.fromkeys(table["cost"]))
+    depths = sorted(set(table["depth"]))
+    costs = list(dict.fromkeys(table["cost"]))
     figure = Figure(figsize=(WIDTH, 2.3 * len(costs) + 0.9))
     axes = figure.subplots(len(costs), len(depths), squeeze=False, sharex=True, sharey=True)
     lines = table["ansatz"] + ", " + table["init"]
@@ -168,7 +169,8 @@ def matrix(cells: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(WIDTH, 1.1 + 0.52 * len(rows)))
     ax = figure.subplots()
     for _, cell in cells.iterrows():
-        x, y = columns.index(cell["method"]), rows.index(cell["simulator"])
+        x = columns.index(cell["method"])
+        y = rows.index(cell["simulator"])
         ax.add_patch(Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, fc=STATUS[cell["status"]], ec="none"))
         text = "refuses"
         if pd.notna(cell.get("seconds")):

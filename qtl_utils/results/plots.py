@@ -24,8 +24,15 @@ from qtl_utils.results import stats
 from qtl_utils.study.paths import atomic
 from qtl_utils.results.runs import VARIANT_ORDER, groups, in_order, title
 
-BLACK, ORANGE, SKY, GREEN, YELLOW = "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442"
-BLUE, VERMILION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#999999"
+BLACK = "#000000"
+ORANGE = "#E69F00"
+SKY = "#56B4E9"
+GREEN = "#009E73"
+YELLOW = "#F0E442"
+BLUE = "#0072B2"
+VERMILION = "#D55E00"
+PURPLE = "#CC79A7"
+GREY = "#999999"
 _COLOURS = [VERMILION, BLACK, BLUE, ORANGE, SKY, SKY, GREEN, PURPLE, PURPLE, YELLOW, GREY, GREY]
 _MARKERS = ["o", "s", "^", "D", "v", "<", "P", "X", ">", "h", "*", "p"]
 LOOKS = dict(zip(VARIANT_ORDER, zip(_COLOURS, _MARKERS, strict=True), strict=True))
@@ -69,7 +76,8 @@ def look(variant: str, own: Sequence[str] = ()) -> dict[str, str]:
         colour, marker = LOOKS[variant]
     else:
         position = list(own).index(variant) if variant in own else 0
-        colour, marker = GREEN, _OWN_MARKERS[position % len(_OWN_MARKERS)]
+        colour = GREEN
+        marker = _OWN_MARKERS[position % len(_OWN_MARKERS)]
     return {"color": colour, "marker": marker, "markeredgecolor": "black", "markeredgewidth": 0.5}
 
 
@@ -94,7 +102,8 @@ def save(figure: Figure | None, folder: Path, name: str) -> None:
 
 def _grid(n: int, columns: int, height: float, **options) -> tuple[Figure, list[Axes]]:
     """A figure with n axes in rows of `columns`, each row `height` inches; the rest of the last row is empty."""
-    width, columns = WIDTH / columns, min(n, columns)
+    width = WIDTH / columns
+    columns = min(n, columns)
     rows = math.ceil(n / columns)
     figure = Figure(figsize=(max(columns * width, 0.55 * WIDTH), rows * height))
     axes = figure.subplots(rows, columns, squeeze=False, **options).ravel()
@@ -138,7 +147,8 @@ def factorial(metrics: pd.DataFrame) -> Figure:
         means = stats.summary(part).set_index("variant")
         for head, (cells, shift, line) in heads.items():
             points = [(x + shift, means.loc[v]) for x, v in enumerate(cells) if v in means.index]
-            xs, ys = [x for x, _ in points], [row["mean"] for _, row in points]
+            xs = [x for x, _ in points]
+            ys = [row["mean"] for _, row in points]
             ax.plot(xs, ys, color="0.3", lw=1.2, ls=line, label=head, zorder=1)
             for x, row in points:
                 ax.errorbar(x, row["mean"], _errors(row, "mean"), capsize=3, ms=7, **look(row.name))
@@ -170,7 +180,8 @@ def accuracy(metrics: pd.DataFrame) -> Figure:
     for part, ax in panels:
         _rows(ax, order)
         for _, row in stats.summary(part).iterrows():
-            y, dots = order.index(row["variant"]), _test(part).query("variant == @row.variant")["accuracy"]
+            y = order.index(row["variant"])
+            dots = _test(part).query("variant == @row.variant")["accuracy"]
             style = look(row["variant"], order)
             jitter = np.linspace(-0.28, 0.28, len(dots)) if len(dots) > 1 else 0
             ax.scatter(dots, y + jitter, s=8, color=style["color"], alpha=0.5, lw=0.3, ec="0.2")
@@ -239,7 +250,8 @@ def learning_curves(history: pd.DataFrame, metric: str) -> Figure:
 
     Beside training the validation set is drawn, or the test set where there is none (`as_published`).
     """
-    order, subsets = in_order(history["variant"]), set(history["subset"])
+    order = in_order(history["variant"])
+    subsets = set(history["subset"])
     held_out = "validation" if "validation" in subsets else "test"
     figure, axes = _grid(len(order), 4, 1.9, sharex=True, sharey=True)
     for ax, variant in zip(axes, order, strict=True):
@@ -260,7 +272,8 @@ def learning_curves(history: pd.DataFrame, metric: str) -> Figure:
 @_styled
 def confusion(predictions: pd.DataFrame) -> Figure:
     """One group's confusion matrices per variant, all seeds together: percent of each true class."""
-    order, classes = in_order(predictions["variant"]), sorted(set(predictions["label"]))
+    order = in_order(predictions["variant"])
+    classes = sorted(set(predictions["label"]))
     figure, axes = _grid(len(order), 4, 2.3, sharex=True, sharey=True)
     for i, (ax, variant) in enumerate(zip(axes, order, strict=True)):
         rows = predictions[predictions["variant"] == variant]

@@ -52,7 +52,8 @@ CASES = {
 
 def run_case(study: str, name: str, root: Path, cores: int | None = None) -> tuple[int, Path]:
     """Runs `study` as the case `name` below `root`; the exit code and the folder with its results."""
-    case, folder = CASES[name], root / name.replace(" ", "-")
+    case = CASES[name]
+    folder = root / name.replace(" ", "-")
     command = [sys.executable, "-P", "-m", "qtl_utils", "run", study, "--results-dir", str(folder)]
     command += [word for key, value in case.keys.items() for word in ("--set", f"{key}={value}")]
     command += ["--cores", str(cores)] if cores else []
@@ -74,7 +75,8 @@ def agrees(name: str, code: int, verdict: Verdict) -> bool:
 
 def row(name: str, code: int, verdict: Verdict) -> dict[str, str]:
     """One line of the table."""
-    same, sampled = verdict.conclusions["same"], CASES[name].new_sample
+    same = verdict.conclusions["same"]
+    sampled = CASES[name].new_sample
     return {
         "case": name,
         "ended": "with its report" if code == 0 else f"with exit code {code}",
@@ -95,7 +97,9 @@ def compare_cases(
     code, reference = run_case(study, HERE, root, cores)
     if code not in ENDED or not (reference / "tables").is_dir():
         raise ValueError(f"'{study}' did not end on this processor (exit code {code}); run it by itself first")
-    rows, well, details = [], code == 0, []
+    rows = []
+    well = code == 0
+    details = []
     for name in [n for n in names if n != HERE]:
         code, folder = run_case(study, name, root, cores)
         verdict = verify(folder, reference)

@@ -59,7 +59,8 @@ def lead_sentences(scores: pd.DataFrame, a: str, b: str) -> list[str]:
     lines = []
     for protocol, part in scores.groupby("protocol", sort=False):
         wide = part.pivot_table(index=["seed", "split"], columns="model", values="accuracy")
-        ahead, level = (wide[a] > wide[b] + 1e-9).sum(), (wide[a] - wide[b]).abs().le(1e-9).sum()
+        ahead = (wide[a] > wide[b] + 1e-9).sum()
+        level = (wide[a] - wide[b]).abs().le(1e-9).sum()
         seeds = wide[[a, b]].groupby("split").agg("std").mean() * 100
         lines.append(
             f"{protocol}: {a} is ahead of {b} in {ahead} of {len(wide)} trainings, level in {level}. "
@@ -87,7 +88,8 @@ def pairings(right_a: int, right_b: int, n: int) -> pd.DataFrame:
         raise ValueError(f"{right_a} and {right_b} right of {n}: expected counts between 0 and {n}.")
     rows = []
     for both in range(max(0, right_a + right_b - n), min(right_a, right_b) + 1):
-        only_a, only_b = right_a - both, right_b - both
+        only_a = right_a - both
+        only_b = right_b - both
         rows.append({"only_a": only_a, "only_b": only_b, "p": stats.mcnemar_exact(only_a, only_b)})
     return pd.DataFrame(rows).sort_values("only_a", ignore_index=True)
 
@@ -100,7 +102,8 @@ def detectable(n: int, alpha: float = stats.ALPHA) -> int:
 def count_sentences(right_a: int, right_b: int, n: int) -> list[str]:
     """What the counts of a (the circuit) and b (the linear layer) leave open."""
     low_a, high_a, low_b, high_b = *stats.wilson(right_a, n), *stats.wilson(right_b, n)
-    best, needed = pairings(right_a, right_b, n)["p"].min(), detectable(n)
+    best = pairings(right_a, right_b, n)["p"].min()
+    needed = detectable(n)
     return [
         f"{right_a} and {right_b} of {n} images are [{low_a:.3f}, {high_a:.3f}] and [{low_b:.3f}, {high_b:.3f}] "
         "(Wilson 95 %, sampling of the test images only).",
@@ -116,7 +119,8 @@ def score_table(scores: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     rows = []
     for group, frame in scores.items():
         for (model, protocol), part in frame.groupby(["model", "protocol"], sort=False):
-            values, ratio = part.set_index(stats.keys_of(part))["accuracy"], (part["n"] / part["n_train"]).mean()
+            values = part.set_index(stats.keys_of(part))["accuracy"]
+            ratio = (part["n"] / part["n_train"]).mean()
             found = stats.estimate(values, ratio)
             row = {"group": group, "model": model, "protocol": protocol, "accuracy": found.value}
             low, high = np.clip([found.low, found.high], 0, 1)

@@ -47,7 +47,8 @@ def plane(accuracies: pd.DataFrame) -> Figure:
         part = accuracies[accuracies["task"] == task]
         for y, (model, adam) in enumerate(kinds):
             rows = part[(part["variant"] == model) & (part["optimizer"] == adam)].set_index("seed")
-            same, rows = rows.loc[0, "accuracy"], rows[rows["copy"] == 0]
+            same = rows.loc[0, "accuracy"]
+            rows = rows[rows["copy"] == 0]
             ax.plot([same.min(), same.max()], [y, y], color=YELLOW, lw=5, solid_capstyle="round", zorder=0.5)
             shift = np.linspace(-0.25, 0.25, len(rows))
             colour = VERMILION if model == "A" else BLUE

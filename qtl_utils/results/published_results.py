@@ -8,12 +8,19 @@ import pandas as pd
 from qtl_utils.results import stats
 
 REPOSITORY = "XanaduAI/quantum-transfer-learning"
-ANTS, CIRCUITS, SHAPES = "c2q_transfer_learning_ants_bees", "dressed_circuit", "dressed_circuit_different_shape"
-LINEAR, DIRECT, CIFAR = "transfer_learning_ants_bees_classical", "direct_classification", "c2q_transfer_learning_cifar"
+ANTS = "c2q_transfer_learning_ants_bees"
+CIRCUITS = "dressed_circuit"
+SHAPES = "dressed_circuit_different_shape"
+LINEAR = "transfer_learning_ants_bees_classical"
+DIRECT = "direct_classification"
+CIFAR = "c2q_transfer_learning_cifar"
 TUTORIAL = "PyTorch transfer-learning tutorial; re-runs of others 0.935 to 0.961"
 ONE_TRAINING = "one training"
-LAST, ON_TEST, ON_VALIDATION = "last epoch", "best epoch on the test images", "best epoch on validation"
-TODAY, OF_2019 = "adam-pl", "adam-pl07"  # values of TrainConfig.optimizer
+LAST = "last epoch"
+ON_TEST = "best epoch on the test images"
+ON_VALIDATION = "best epoch on validation"
+TODAY = "adam-pl"
+OF_2019 = "adam-pl07"  # values of TrainConfig.optimizer
 IMAGES = 153  # ants and bees that were tested
 UNTRAINED = "whole network, not trained"
 AS_MANY = 0.0005  # two accuracies closer than this are equal to the third decimal
@@ -67,7 +74,8 @@ CURVE_OF_2019 += [145, 144, 145, 148, 144, 144, 141, 146, 147, 147, 146, 147, 14
 ROUNDING = 0.03  # beyond what ten copies of a run show of where its rounding may lead
 KEYS = ["task", "model", "protocol", "metric"]
 SHOWN = [*KEYS, "setting", "published", "ours", "deviation", "sd", "low", "high", "n_seeds", "note", "source"]
-NUMBERS, COUNTS = ["ours", "mean", "sd", "low", "high"], ["n_seeds", "n_splits"]
+NUMBERS = ["ours", "mean", "sd", "low", "high"]
+COUNTS = ["n_seeds", "n_splits"]
 
 
 def published_table() -> pd.DataFrame:
@@ -96,7 +104,8 @@ def beside(ours: pd.DataFrame, absent: dict[str, str]) -> pd.DataFrame:
     table = published_table().merge(ours, on=KEYS, how="left")
     table[NUMBERS] = table[NUMBERS].astype(float)  # columns of rows that are all absent hold objects
     table[COUNTS] = table[COUNTS].astype("Int64")
-    pairs, otherwise = zip(table["task"], table["model"], strict=True), "not run in this study"
+    pairs = zip(table["task"], table["model"], strict=True)
+    otherwise = "not run in this study"
     reasons = [absent.get(f"{task}, {model}") or absent.get(task) or otherwise for task, model in pairs]
     why = "not computed: " + pd.Series(reasons, index=table.index)
     table["computed"] = why.where(table["ours"].isna(), "yes")
@@ -114,7 +123,8 @@ def plane_table(accuracies: pd.DataFrame) -> pd.DataFrame:
     `rounding_low` and `rounding_high` are the ends of the published run and of its copies, whose initial weights
     differ in the last digits.
     """
-    rows, published = [], published_table().set_index(KEYS)["published"].to_dict()
+    rows = []
+    published = published_table().set_index(KEYS)["published"].to_dict()
     for (task, variant, optimizer), part in accuracies.groupby(["task", "variant", "optimizer"], sort=False):
         seeds = part[part["copy"] == 0].set_index(["seed", "split"])["accuracy"]
         row = measured(seeds, 0.1, "accuracy", one=seeds.loc[0, 0])  # 200 points tested, 2000 trained on
@@ -190,7 +200,8 @@ def _rounding_sentence(again: pd.DataFrame) -> str:
 
 def _circuit_sentence(task: str, accuracies: pd.DataFrame) -> str:
     wide = accuracies.pivot_table(index=["seed", "split"], columns="variant", values="accuracy")
-    ahead, found = wide["A"] - wide["C-block"], stats.estimate(wide["A"] - wide["C-block"], 0.1)
+    ahead = wide["A"] - wide["C-block"]
+    found = stats.estimate(wide["A"] - wide["C-block"], 0.1)
     better = {name: int((wide[name] < wide[name].loc[0, 0]).sum()) for name in ("A", "C-block")}
     text = f"{task}: circuit minus classical net is {100 * found.value:+.1f} points"
     text += f" [{100 * found.low:+.1f}, {100 * found.high:+.1f}]" if np.isfinite(found.low) else ""
@@ -204,7 +215,8 @@ def _circuit_sentence(task: str, accuracies: pd.DataFrame) -> str:
 def curve_sentences() -> list[str]:
     """What the published training of A shows of its own best epoch."""
     counts = np.array(CURVE_OF_2019)
-    best, settled = counts.max(), counts[10:]
+    best = counts.max()
+    settled = counts[10:]
     epochs = ", ".join(str(epoch) for epoch in np.flatnonzero(counts == best) + 1)
     return [
         f"The highest count of the published training of A, {best} of {IMAGES} images, is that of epochs {epochs}; "

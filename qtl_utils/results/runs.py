@@ -45,7 +45,8 @@ _REPEATED = [*GROUP, "variant", "seed", "split"]
 
 def tidy(frame: pd.DataFrame, kind: str, source: str | Path = "") -> pd.DataFrame:
     """`frame` with the columns of `kind`, ordered, typed and sorted; ValueError names a wrong column."""
-    columns, source = COLUMNS[kind], source or f"{kind} table"
+    columns = COLUMNS[kind]
+    source = source or f"{kind} table"
     for name in columns:
         if name not in frame.columns:
             raise ValueError(f"{source}: column '{name}' is missing; expected {', '.join(columns)}.")

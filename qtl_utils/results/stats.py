@@ -63,11 +63,13 @@ class Comparison(Estimate):
 def corrected_t(means: Sequence[float], test_to_train: float, bound: float = BOUND) -> dict[str, float]:
     """Mean, 95 % interval, p and TOST p of split means; NaN where all are equal, as nothing can be tested."""
     means = np.asarray(means, float)
-    value, deviation = means.mean(), means.std(ddof=1)
+    value = means.mean()
+    deviation = means.std(ddof=1)
     if not deviation > _ZERO:
         nan = np.nan
         return {"value": value, "low": nan, "high": nan, "p": nan, "p_equivalent": nan}
-    error, df = deviation * np.sqrt(1 / len(means) + test_to_train), len(means) - 1
+    error = deviation * np.sqrt(1 / len(means) + test_to_train)
+    df = len(means) - 1
     low, high = t_interval(value, error, df)
     p = 2 * scipy_stats.t.sf(abs(value) / error, df)
     return {"value": value, "low": low, "high": high, "p": p, "p_equivalent": tost(value, error, df, bound)}
@@ -94,12 +96,16 @@ def estimate(values: pd.Series, test_to_train: float, bound: float = BOUND) -> E
     if values.empty or not np.isfinite(values).all():
         return Estimate(value=np.nan, **nothing, **counts, interval="")
     if len(by_split) > 1:
-        units, interval, each = by_split, OVER_SPLITS, 1.0
+        units = by_split
+        interval = OVER_SPLITS
+        each = 1.0
         if 1 < counts["n_sources"] < len(by_split):
-            units, interval = by_split.groupby(sources).mean(), OVER_SOURCES
+            units = by_split.groupby(sources).mean()
+            interval = OVER_SOURCES
             each = len(by_split) / len(units)
         return Estimate(**corrected_t(units, each * test_to_train, bound), **counts, interval=interval)
-    value, n = values.mean(), len(values)
+    value = values.mean()
+    n = len(values)
     deviation = values.std(ddof=1) if n > 1 else np.nan
     if deviation > _ZERO:
         nothing["low"], nothing["high"] = t_interval(value, deviation / np.sqrt(n), n - 1)
@@ -281,7 +287,8 @@ def described(found: Estimate) -> str:
 
 def covered(found: pd.DataFrame) -> list[str]:
     """What the intervals of estimates (a row each) cover beside splits and seeds: a sentence per kind of backbone."""
-    n, lines = found["n_sources"], []
+    n = found["n_sources"]
+    lines = []
     if (n == 1).any():
         lines.append(
             "Where this study trains or draws a single initial backbone, intervals hold for that backbone alone."

@@ -22,7 +22,8 @@ def accuracy(tables: Tables) -> pd.DataFrame:
     stands apart, with what that epoch was chosen on: without a validation set (`as_published`) the test set
     itself. `wilson_*` is the sampling of the test images alone, `interval` says what low and high are and cover.
     """
-    metrics, by = tables["metrics"], [*GROUP, "variant"]
+    metrics = tables["metrics"]
+    by = [*GROUP, "variant"]
     found = stats.summary(metrics, n_classes=stats.class_counts(tables["predictions"])).set_index(by)
     test = metrics[metrics["subset"] == "test"]
     best, last = (test[test["epoch_kind"] == kind].groupby(by) for kind in ("best", "last"))
@@ -36,7 +37,8 @@ def accuracy(tables: Tables) -> pd.DataFrame:
         for mean, n in zip(rows["accuracy"], images, strict=True)
     ]
     rows["wilson_low"], rows["wilson_high"] = zip(*ends, strict=True)
-    rows["best_accuracy"], rows["best_sd"] = over_splits.loc["best", "accuracy"], best["accuracy"].std()
+    rows["best_accuracy"] = over_splits.loc["best", "accuracy"]
+    rows["best_sd"] = best["accuracy"].std()
     rows = rows.join(over_splits.loc["last", ["loss", "balanced_accuracy", "ece"]])
     rows = rows.join(_models(tables["variants"]), how="outer").reset_index()  # outer: skipped variants stay
     validated = pd.MultiIndex.from_frame(metrics.loc[metrics["subset"] == "validation", GROUP]).unique()
@@ -96,7 +98,8 @@ def tuning(tables: Tables) -> pd.DataFrame:
     by = [*GROUP, "variant", *LEARNING_RATES]
     grouped = tables["tuning"].groupby(by, dropna=False)
     frame = grouped[["accuracy", "loss"]].mean(skipna=False).rename(columns="validation_{}".format)
-    frame["chosen"], frame["n"] = grouped["chosen"].sum(), grouped.size()
+    frame["chosen"] = grouped["chosen"].sum()
+    frame["n"] = grouped.size()
     return _sorted(frame.reset_index())
 
 

@@ -83,7 +83,8 @@ def verify(new_study_dir: str | Path, reference_dir: str | Path) -> Verdict:
 
     Raises FileNotFoundError where either folder has no tables.
     """
-    new, reference = _tables(new_study_dir), _tables(reference_dir)
+    new = _tables(new_study_dir)
+    reference = _tables(reference_dir)
     if not reference:
         raise FileNotFoundError(f"No reference tables in {Path(reference_dir) / 'tables'}: expected *.csv.")
     if not new:
@@ -105,11 +106,13 @@ def _tables(folder: str | Path) -> dict[str, pd.DataFrame]:
 
 def compare_conclusions(new: dict[str, pd.DataFrame], reference: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """A row per conclusion of `reference`: the verdicts here and there, with their intervals, and whether the same."""
-    here, there = _conclusions(new), _conclusions(reference)
+    here = _conclusions(new)
+    there = _conclusions(reference)
     there = there[there["verdict"].isin([*DECIDED, "confirmed", "not confirmed"])]
     here = here.reindex(there.index).fillna({"verdict": "not there", "interval": ""})
     frame = pd.DataFrame({"here": here["verdict"], "reference": there["verdict"]})
-    frame["here_interval"], frame["reference_interval"] = here["interval"], there["interval"]
+    frame["here_interval"] = here["interval"]
+    frame["reference_interval"] = there["interval"]
     return frame.assign(same=frame["here"] == frame["reference"])
 
 
@@ -141,12 +144,14 @@ def _labels(name: str, table: pd.DataFrame) -> list[str]:
 
 def compare_numbers(new: dict[str, pd.DataFrame], reference: dict[str, pd.DataFrame]) -> tuple[int, pd.DataFrame]:
     """How many means and differences of `reference` have an interval, and those that lie outside it in `new`."""
-    count, outside = 0, {}
+    count = 0
+    outside = {}
     for name, table in reference.items():
         measured = [column for column in MEANS if column in table]
         if not {"low", "high"} <= set(table) or not measured or name.startswith(OF_ONE_MACHINE):
             continue
-        there, here = _means(name, table, measured[0]), _means(name, new.get(name), measured[0])
+        there = _means(name, table, measured[0])
+        here = _means(name, new.get(name), measured[0])
         for label, row in there.dropna().iterrows():
             count += 1
             value = here["value"].get(label, np.nan)

@@ -141,7 +141,8 @@ class PeakMemory:
     """Context manager: `bytes` is the largest resident memory of the whole process inside the block, sampled."""
 
     def __init__(self, interval: float = 0.02):
-        self.interval, self.bytes = interval, 0
+        self.interval = interval
+        self.bytes = 0
 
     def __enter__(self):
         self._done = threading.Event()

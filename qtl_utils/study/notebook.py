@@ -95,7 +95,8 @@ def run_notebook(
     from nbclient.exceptions import DeadKernelError
     from papermill import PapermillExecutionError, execute_notebook
 
-    path, out = Path(path), Path(out)
+    path = Path(path)
+    out = Path(out)
     failed = Path(failed) if failed else out.with_suffix(".failed.ipynb")
     check_parameters(path, parameters)
     failed.unlink(missing_ok=True)
@@ -184,7 +185,8 @@ def _explain(path: Path, error: Exception) -> str:
 def modules_used(path: str | Path) -> list[Path]:
     """The files of `qtl_utils` that a notebook or module imports, directly or through one another; sorted."""
     path = Path(path).resolve()
-    found, pending = set(), [path]
+    found = set()
+    pending = [path]
     while pending:
         new = _imports(pending.pop()) - found
         found |= new
@@ -249,7 +251,8 @@ def _files(name: str) -> list[Path]:
         return []
     if parts and (home := _offered().get(parts[0])):
         return _files(home)
-    folder, found = PROJECT / first, []
+    folder = PROJECT / first
+    found = []
     for part in parts:
         if (module := folder / f"{part}.py").is_file():
             return [*found, module]
@@ -290,7 +293,8 @@ def show_source(thing: Any):
     from pygments.formatters import HtmlFormatter
     from pygments.lexers import PythonLexer
 
-    file, line = Path(inspect.getsourcefile(thing)).resolve(), inspect.getsourcelines(thing)[1]
+    file = Path(inspect.getsourcefile(thing)).resolve()
+    line = inspect.getsourcelines(thing)[1]
     place = file.relative_to(PROJECT) if file.is_relative_to(PROJECT) else file.name
     style = "padding: 0.6em; overflow-x: auto; color: #222"
     code = highlight(inspect.getsource(thing), PythonLexer(), HtmlFormatter(noclasses=True, cssstyles=style))

@@ -210,7 +210,8 @@ def lock(path: str | Path) -> Iterator[None]:
 
 def trouble(error: OSError) -> str:
     """One sentence for an error of the system: which file, what is the matter, and how to mend it."""
-    number, file = error.errno, error.filename
+    number = error.errno
+    file = error.filename
     if isinstance(error, shutil.Error) and isinstance(error.args[0], list):  # of copying many files; the first will do
         _, file, why = error.args[0][0]
         number = int(found[1]) if (found := re.search(r"Errno (\d+)", str(why))) else None

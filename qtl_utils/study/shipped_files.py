@@ -11,7 +11,8 @@ from typing import Any
 import safetensors.numpy
 
 FOLDER = Path(__file__).parents[1] / "data" / "shipped"
-FEATURES, WEIGHTS = "features", "weights"  # what a file may hold: the `kind` of its card
+FEATURES = "features"
+WEIGHTS = "weights"  # what a file may hold: the `kind` of its card
 
 
 def read_card(name: str) -> dict[str, Any]:

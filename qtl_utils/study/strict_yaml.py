@@ -47,7 +47,8 @@ class _Loader(yaml.SafeLoader):
 
     def __init__(self, stream):
         super().__init__(stream)
-        self.level, self.sizes = 0, {}  # id of a finished node -> how many values, and how deep, aliases written out
+        self.level = 0
+        self.sizes = {}  # id of a finished node -> how many values, and how deep, aliases written out
 
     def compose_node(self, parent, index):
         event = self.peek_event()
@@ -76,7 +77,8 @@ class _Loader(yaml.SafeLoader):
             raise _at(mark, f"{what}, too much for a study", "shorten it")
 
     def compose_mapping_node(self, anchor):
-        node, seen = super().compose_mapping_node(anchor), set()
+        node = super().compose_mapping_node(anchor)
+        seen = set()
         for key in [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]:
             if key.value in seen:
                 raise _at(key.start_mark, f"the key '{key.value}' is given twice", "remove one")

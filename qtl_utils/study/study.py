@@ -59,7 +59,8 @@ class Study(Section):
                 )
 
     def _check_run(self, run: str, settings: RunConfig) -> None:
-        data, backbone = self.datasets[settings.dataset], self.backbones[settings.backbone]
+        data = self.datasets[settings.dataset]
+        backbone = self.backbones[settings.backbone]
         if data.protocol == "as_published" and settings.lr_grid.classical:
             raise ValueError(
                 f"runs.{run}.lr_grid: protocol 'as_published' has no validation set to choose rates on; "
@@ -150,7 +151,8 @@ class Study(Section):
         """
         with_backbone = [r for r in self.runs.values() if self.backbones[r.backbone].model != NO_BACKBONE]
         first = [*(self._with_images() if images else []), *with_backbone, *self.runs.values()][0]
-        dataset, backbone = dataset or first.dataset, backbone or first.backbone
+        dataset = dataset or first.dataset
+        backbone = backbone or first.backbone
         return {
             "dataset": dataset,
             "backbone": backbone,
@@ -163,7 +165,8 @@ class Study(Section):
         runs = self._with_images()
         norms = [r for r in runs if "resnet" in self.backbones[r.backbone].model]
         names = [(r.dataset, r.backbone) for r in norms] + [(r.dataset, LENT) for r in runs] + [(LENT, LENT)]
-        dataset, backbone = dataset or names[0][0], backbone or names[0][1]
+        dataset = dataset or names[0][0]
+        backbone = backbone or names[0][1]
         data = self._data(dataset) if dataset in self.datasets else LENT_DIGITS.model_dump()
         if backbone in self.backbones:
             settings = self._backbone(backbone)

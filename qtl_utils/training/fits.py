@@ -99,7 +99,8 @@ class Best:
 
     def update(self, epoch: int, values: np.ndarray, parameters: dict[str, torch.Tensor]) -> None:
         """values: (n, 2) loss and accuracy of the selection subset after `epoch` (from 0)."""
-        accuracy, loss = values[:, 1], -np.nan_to_num(values[:, 0], nan=np.inf)
+        accuracy = values[:, 1]
+        loss = -np.nan_to_num(values[:, 0], nan=np.inf)
         better = (accuracy > self.score[:, 0]) | ((accuracy == self.score[:, 0]) & (loss > self.score[:, 1]))
         self.score[better] = np.stack([accuracy, loss], 1)[better]
         self.epoch[better] = epoch + 1

@@ -66,7 +66,8 @@ def open_dataset(folder: Path, config: DataConfig) -> tuple[Dataset, Splits]:
     """The data set and its splits, read from `folder`/splits.json if they were drawn with the same settings before."""
     data_dir = user_path(config.data_dir) if config.data_dir else None
     data = load_dataset(config.dataset, data_dir=data_dir, cache_dir=PROJECT / "data", **config.options)
-    settings, file = Path(folder) / "settings.json", Path(folder) / "splits.json"
+    settings = Path(folder) / "settings.json"
+    file = Path(folder) / "splits.json"
     text = config.model_dump_json(indent=2) + "\n"
     if file.is_file() and settings.is_file() and settings.read_text(encoding="utf-8") == text:
         return data, load_splits(file, data)
@@ -132,7 +133,8 @@ def open_inputs(
     size = data_config.image_size
     if data.features:
         return Inputs(data, splits, NO_PIXELS, shipped_features(data, backbone_config), backbone_config, {}, size)
-    pixels, opened = load_pixels(data, size), []
+    pixels = load_pixels(data, size)
+    opened = []
     for number in range(min(sources, splits.n_splits)):
         config = backbone_config.model_copy(update={"seed": backbone_config.seed + number})
         backbone = open_backbone(config, size, folder, find_device(device))

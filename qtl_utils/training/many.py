@@ -84,53 +84,75 @@ def most_samples(module: nn.Module) -> int:
 
 
 def _fit_group(build, features, labels, splits, replicas, config, orders, pace, watch, label) -> Fit:
-    start, device = time.perf_counter(), features.device
+    """Trains R replicas together: N samples of F features and K classes, in batches of B."""
+    start = time.perf_counter()
+    device = features.device
     dtype = getattr(torch, config.precision(whole=False))
-    features, labels = features.to(dtype), torch.as_tensor(labels, device=device)
     modules = [build(r.seed).to(device=device, dtype=dtype) for r in replicas]
     model = Stack(modules)
-    step, steps = make_optimizer(model, modules[0], [r.rates for r in replicas], config), 0
-    if watch:
-        watch(0, replicas, model.parameters)
-    train = [splits.indices(r.split, "train") for r in replicas]
-    order = [orders(t, r.seed, config.epochs) for t, r in zip(train, replicas, strict=True)]
+    optimizer_step = make_optimizer(model, modules[0], [r.rates for r in replicas], config)
+    samples = Samples(features.to(dtype), labels, replicas)
+    orders_of = [orders(splits.indices(r.split, "train"), r.seed, config.epochs) for r in replicas]  # R of (epochs, n)
     chosen = stack_indices([splits.indices(r.split, selection_subset(splits)) for r in replicas], device)
-    table, first = features.flatten(0, -2), first_rows(features, replicas)
-
-    def targets_and_rows(index):  # (..., R, B); -1, the padding, is no target and reads some row
-        filled = index.clamp(min=0)
-        return torch.where(index >= 0, labels[filled], -1), filled + first
-
-    history = np.zeros((len(replicas), config.epochs, 2, 2))
+    chosen_targets, chosen_rows = samples.targets_and_rows(chosen)  # each (R, n)
+    history = np.zeros((len(replicas), config.epochs, 2, 2))  # [train, selection] x [loss, accuracy]
     best = Best(len(replicas), model.parameters)
-    chosen_targets, chosen_rows = targets_and_rows(chosen)
+    steps = 0
+    if watch:
+        watch(steps, replicas, model.parameters)
     for epoch in progress(range(config.epochs), label):
-        batches = np.stack([batches_of(o[epoch], config.batch_size) for o in order], axis=1)  # (steps, R, B)
-        targets, rows = targets_and_rows(torch.as_tensor(batches, device=device))
-        share = (targets >= 0).to(dtype)  # of each sample in the loss that is minimised
-        if config.reduction == "mean":
-            share /= share.sum(-1, keepdim=True)
-        decay, outputs = pace(epoch) if pace else lr_decay(epoch, config), []
-        for row, target, weight in zip(rows, targets.flatten(1), share.flatten(1), strict=True):
-            logits = model(embedding(row, table))
-            loss = cross_entropy(logits.flatten(0, 1), target, reduction="none", ignore_index=-1)
-            gradients = torch.autograd.grad(loss, model.trainable, weight, materialize_grads=True)
-            step(gradients, decay)
+        decay = pace(epoch) if pace else lr_decay(epoch, config)
+        batches = [batches_of(order[epoch], config.batch_size) for order in orders_of]
+        index = torch.as_tensor(np.stack(batches, axis=1), device=device)  # (steps, R, B), -1 where a batch is short
+        targets, rows = samples.targets_and_rows(index)
+        shares = loss_weights(targets, config.reduction, dtype)
+        outputs = []
+        for row, target, share in zip(rows, targets, shares, strict=True):  # each (R, B)
+            logits = model(embedding(row, samples.table))  # (R, B, K)
+            loss = cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none", ignore_index=-1)
+            # one backward pass for the weighted sum of all losses: replicas share no parameter
+            gradients = torch.autograd.grad(loss, model.trainable, share.flatten(), materialize_grads=True)
+            optimizer_step(gradients, decay)
             outputs.append(logits.detach())
             if watch:
                 steps += 1
                 watch(steps, replicas, model.parameters)
-        history[:, epoch, 0] = loss_and_accuracy(torch.cat(outputs, 1), targets.movedim(0, 1).flatten(1))
-        history[:, epoch, 1] = loss_and_accuracy(evaluate(model, table, chosen_rows), chosen_targets)
+        # loss and accuracy on training samples are those met on the way, as in the published code
+        seen = targets.movedim(0, 1).flatten(1)  # (R, steps * B)
+        history[:, epoch, 0] = loss_and_accuracy(torch.cat(outputs, 1), seen)
+        history[:, epoch, 1] = loss_and_accuracy(evaluate(model, samples.table, chosen_rows), chosen_targets)
         best.update(epoch, history[:, epoch, 1], model.parameters)
-    everything = torch.arange(len(labels), device=device) + first
-    last = {name: p.detach().clone() for name, p in model.parameters.items()}
-    logits = {"last": evaluate(model, table, everything).double().cpu().numpy()}
+    weights = {name: p.detach().clone().cpu() for name, p in model.parameters.items()}
+    logits = {"last": evaluate(model, samples.table, samples.everything).double().cpu().numpy()}
     model.load(best.parameters)
-    logits["best"] = evaluate(model, table, everything).double().cpu().numpy()
-    seconds = (time.perf_counter() - start) / len(replicas)
-    weights = {name: p.cpu() for name, p in last.items()}
-    return Fit(tuple(replicas), history, best.epoch, logits, weights, np.full(len(replicas), seconds))
+    logits["best"] = evaluate(model, samples.table, samples.everything).double().cpu().numpy()
+    seconds = np.full(len(replicas), (time.perf_counter() - start) / len(replicas))
+    return Fit(tuple(replicas), history, best.epoch, logits, weights, seconds)
+
+
+class Samples:
+    """Features and labels of all samples, as replicas that train on different splits look them up."""
+
+    def __init__(self, features: torch.Tensor, labels: np.ndarray, replicas: Sequence[Replica]):
+        """features: (N, F), or (n_splits, N, F) where splits differ in them."""
+        self.table = features.flatten(0, -2)  # (N, F), or (n_splits * N, F)
+        self.labels = torch.as_tensor(labels, device=features.device)
+        self.first = first_rows(features, replicas)
+        self.everything = torch.arange(len(labels), device=features.device) + self.first  # (R, N) rows of the table
+
+    def targets_and_rows(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Class and row of the table for samples (..., R, n); -1, the padding, is no class and reads some row."""
+        filled = index.clamp(min=0)
+        targets = torch.where(index >= 0, self.labels[filled], -1)
+        return targets, filled + self.first
+
+
+def loss_weights(targets: torch.Tensor, reduction: str, dtype: torch.dtype) -> torch.Tensor:
+    """What each sample (..., B) counts in the loss of its batch: 1, or of a mean its share; nothing where it pads."""
+    weights = (targets >= 0).to(dtype)
+    if reduction == "mean":
+        weights /= weights.sum(-1, keepdim=True)
+    return weights
 
 
 def first_rows(features: torch.Tensor, replicas: Sequence[Replica]) -> torch.Tensor:

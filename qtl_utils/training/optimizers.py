@@ -51,7 +51,8 @@ def _torch_step(parameters: Sequence[torch.Tensor], kinds: Sequence[str], lrs, c
         for (lr, kind), found, parts, moments, counts in groups:
             if not (factor := _factor(decay, kind)):
                 continue
-            grads, lr = [gradients[n][a:b] for n, a, b in found], lr * factor
+            grads = [gradients[n][a:b] for n, a, b in found]
+            lr = lr * factor
             if config.optimizer == "sgd":
                 for part, grad, velocity in zip(parts, grads, moments[0], strict=True):
                     part.sub_(velocity.mul_(config.momentum).add_(grad), alpha=lr)
@@ -64,8 +65,11 @@ def _torch_step(parameters: Sequence[torch.Tensor], kinds: Sequence[str], lrs, c
 
 def _pennylane_step(parameters: Sequence[torch.Tensor], kinds: Sequence[str], lrs, config: TrainConfig) -> Callable:
     rates = [p.new_tensor(lr).view(-1, *[1] * (p.ndim - 1)) for p, lr in zip(parameters, lrs, strict=True)]
-    beta1, beta2, eps = 0.9, config.beta2, 1e-8
-    moments, counts = [(torch.zeros_like(p), torch.zeros_like(p)) for p in parameters], [0] * len(parameters)
+    beta1 = 0.9
+    beta2 = config.beta2
+    eps = 1e-8
+    moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in parameters]
+    counts = [0] * len(parameters)
 
     @torch.no_grad()
     def step(gradients, decay):

@@ -61,7 +61,8 @@ def uses(study: StudyConfig) -> list[Use]:
     """Every pair of a data set and a backbone that a notebook opens."""
     found = []
     for name, run in study.runs.items():
-        data, network = study.datasets[run.dataset], study.backbones[run.backbone]
+        data = study.datasets[run.dataset]
+        network = study.backbones[run.backbone]
         found.append(Use(f"runs.{name}", run.dataset, run.backbone, data, network, whole(run), run.batch_size))
     for row in study.notebooks():
         told = study.told(row.file)
@@ -82,7 +83,8 @@ def whole(config: TrainConfig) -> tuple[str, ...]:
 def options(study: StudyConfig) -> Iterator[str]:
     """Options that a data set does not take, of another type, or missing."""
     for name, settings in study.datasets.items():
-        known, key = inspect.signature(DATASETS[settings.dataset]).parameters, f"datasets.{name}"
+        known = inspect.signature(DATASETS[settings.dataset]).parameters
+        key = f"datasets.{name}"
         if settings.data_dir is not None and "data_dir" not in known:
             yield f"{key}.data_dir: '{settings.dataset}' reads no folder; leave it out"
         if settings.data_dir is None and settings.dataset == "image_folder":
@@ -143,7 +145,8 @@ def asked_for(protocol: str) -> tuple[str, ...]:
 def pairs(study: StudyConfig) -> Iterator[str]:
     """Backbones for points, images without a backbone, and backbones trained on what they will be tested on."""
     for use in uses(study):
-        has, none = kind_of(use.data), use.network.model == NO_BACKBONE
+        has = kind_of(use.data)
+        none = use.network.model == NO_BACKBONE
         if none and has != "points":
             yield (
                 f"{use.where}.backbone: '{use.backbone}' has model none, which is for 2-D points, and data set "
@@ -166,7 +169,8 @@ def sources(study: StudyConfig) -> Iterator[str]:
     for name, settings in study.backbones.items():
         if settings.model == NO_BACKBONE or settings.init != "source":
             continue
-        key, source = f"backbones.{name}.source_dataset", settings.source_dataset
+        key = f"backbones.{name}.source_dataset"
+        source = settings.source_dataset
         if source == "image_folder":
             yield f"{key}: 'image_folder' needs a folder, which a source cannot be given; name digits_source"
         elif (has := kind_of(DataConfig(dataset=source))) != "images":
@@ -178,7 +182,8 @@ def image_sizes(study: StudyConfig) -> Iterator[str]:
     for use in uses(study):
         if use.network.model == NO_BACKBONE or kind_of(use.data) != "images":
             continue
-        model, size = use.network.model, use.data.image_size
+        model = use.network.model
+        size = use.data.image_size
         batches = [SOURCE_BATCH] if use.network.init == "source" else []
         batches += [use.batch_size] if use.whole else []
         if reason := _cannot_take(model, size, batches):
@@ -246,7 +251,8 @@ def whole_networks(study: StudyConfig) -> Iterator[str]:
     for name, run in study.runs.items():
         if not (trained := whole(run)):
             continue
-        key, variant = f"runs.{name}", trained[0]
+        key = f"runs.{name}"
+        variant = trained[0]
         if (has := kind_of(study.datasets[run.dataset])) != "images":
             instead = ", or use dataset: hymenoptera, which has the images" if has == "features" else ""
             yield f"{key}.variants: {variant} trains a backbone, and '{run.dataset}' has {has}; leave it out{instead}"
@@ -268,7 +274,8 @@ def heads(study: StudyConfig) -> Iterator[str]:
         if all(reasons):
             yield f"runs.{name}.variants: none of them can be built ({reasons[0]}); name others too"
         if run.start == "published-2d" and any(VARIANTS[variant].circuit for variant in run.variants):
-            most, shape = start_2019.MAX_DEPTH - 1, ANSATZE[run.ansatz].shape(run.n_qubits, run.depth)
+            most = start_2019.MAX_DEPTH - 1
+            shape = ANSATZE[run.ansatz].shape(run.n_qubits, run.depth)
             if run.depth > most:
                 yield f"runs.{name}.depth: start 'published-2d' has angles for {most} layers; set depth: {most} or less"
             elif shape != (run.depth, run.n_qubits):

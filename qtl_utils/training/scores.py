@@ -11,8 +11,11 @@ ECE_BINS = 10  # of equal width, for the expected calibration error
 
 def score(fit: Fit, index: np.ndarray, inputs: Inputs) -> dict[str, pd.DataFrame]:
     """Metrics, history and predictions of the replicas `index`."""
-    history, predictions = [], []
-    labels, classes, ids = inputs.data.labels, np.array(inputs.data.classes), np.array(inputs.data.ids)
+    history = []
+    predictions = []
+    labels = inputs.data.labels
+    classes = np.array(inputs.data.classes)
+    ids = np.array(inputs.data.ids)
     chosen_on = selection_subset(inputs.splits)
     for i in index:
         replica = fit.replicas[i]
@@ -46,7 +49,8 @@ def score(fit: Fit, index: np.ndarray, inputs: Inputs) -> dict[str, pd.DataFrame
 
 def score_metrics(fit: Fit, index: np.ndarray, inputs: Inputs) -> pd.DataFrame:
     """Metrics of the replicas `index`: a row per replica, subset and kind of epoch that `fit.logits` holds."""
-    rows, labels = [], inputs.data.labels
+    rows = []
+    labels = inputs.data.labels
     for i in index:
         replica = fit.replicas[i]
         epochs = {"best": int(fit.best_epoch[i]), "last": fit.history.shape[1]}
@@ -69,7 +73,8 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 def classification_scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """n, cross-entropy, accuracy, balanced accuracy and expected calibration error of logits (n, K)."""
     probability = softmax(logits)
-    prediction, right = probability.argmax(1), probability.argmax(1) == labels
+    prediction = probability.argmax(1)
+    right = probability.argmax(1) == labels
     log_likelihood = np.log(np.clip(probability[np.arange(len(labels)), labels], 1e-300, None))
     recall = [right[labels == k].mean() for k in np.unique(labels)]
     confidence = probability[np.arange(len(labels)), prediction]

@@ -42,7 +42,8 @@ HELD_OUT = 5  # every fifth image, of the training whose accuracy the card tells
 def features_of_ants_and_bees(data_dir: str | None, weights: str | None) -> tuple[dict[str, np.ndarray], dict]:
     """The features (397, 512) of all images, and their card."""
     data = load_dataset("hymenoptera", data_dir=data_dir, cache_dir=Path("data"))
-    model, size = ANTS_BEES["model"], ANTS_BEES["image_size"]
+    model = ANTS_BEES["model"]
+    size = ANTS_BEES["image_size"]
     backbone = backbones.load_backbone(model, size, "file" if weights else "imagenet", weights=weights)
     features = backbones.compute_features(backbone, load_pixels(data, size)).numpy()
     card = {

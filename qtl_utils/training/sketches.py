@@ -55,7 +55,8 @@ def _hymenoptera(config: DataConfig) -> Counts:
 
 
 def _cifar10(config: DataConfig) -> Counts:
-    known, counts = inspect.signature(DATASETS[config.dataset]).parameters, {}
+    known = inspect.signature(DATASETS[config.dataset]).parameters
+    counts = {}
     if config.data_dir is not None and not (user_path(config.data_dir) / "cifar-10-batches-py").is_dir():
         raise ValueError(f"data_dir: {config.data_dir} holds no cifar-10-batches-py; give the folder that holds it")
     for subset, there in CIFAR10.items():

@@ -29,7 +29,8 @@ def train_source(config: BackboneConfig, image_size: int, device="cpu", rows: np
     labels = torch.from_numpy(data.labels).to(device)
     backbone = backbones.load_backbone(config.model, image_size, "random", seed=config.seed, frozen=False)
     head = build_seeded(partial(nn.Linear, backbone.n_features, len(data.classes)), config.seed)
-    model, settings = Network(backbone, head).to(device), TrainConfig(batch_size=SOURCE_BATCH)
+    model = Network(backbone, head).to(device)
+    settings = TrainConfig(batch_size=SOURCE_BATCH)
     if torch.device(device).type == "cpu":
         model.double()
     optimizer = torch.optim.Adam(model.parameters(), lr=config.source_lr)

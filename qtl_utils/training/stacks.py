@@ -12,7 +12,8 @@ class Stack:
     """R modules of one shape as one batched function; `parameters` and `buffers` carry a leading replica dimension."""
 
     def __init__(self, modules: list[nn.Module]):
-        self.base, self.replicas = modules[0], len(modules)
+        self.base = modules[0]
+        self.replicas = len(modules)
         self.parameters, self.buffers = stack_module_state(modules)
         needed = {name for name, p in self.base.named_parameters() if p.requires_grad}
         self.names = [name for name in self.parameters if name in needed]

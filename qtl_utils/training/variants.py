@@ -45,7 +45,8 @@ def fit_variant(variant: str, inputs: Inputs, config: TrainConfig, *, folder: Pa
 
     Unfinished and finished trainings of whole networks are kept in `folder`, from where an interrupted run goes on.
     """
-    settings, device = head_settings(inputs, config), find_device(config.device)
+    settings = head_settings(inputs, config)
+    device = find_device(config.device)
     rates = candidates(variant, config)
     replicas = make_replicas(config.seed_range, inputs.splits.n_splits, rates)
     if VARIANTS[variant].training == "frozen":
@@ -90,7 +91,8 @@ def fit_frozen(
     if device.type == "mps":  # heads sum up in double precision, which it has not
         device = torch.device("cpu")
     features = head_features(inputs, config)
-    settings, orders = head_settings(inputs, config), random_orders
+    settings = head_settings(inputs, config)
+    orders = random_orders
     if config.start == "published-2d":
         orders = partial(start_2019.orders, runs_before=start_2019.runs_before(variant))
         build = lambda seed: start_2019.initialise(make_head(variant, settings, seed), seed)  # noqa: E731

@@ -37,14 +37,17 @@ def fit_network(
     `checkpoint`: a file from which an interrupted training goes on, written every minute. `weights` of the result
     are the head's alone.
     """
-    start, device = time.perf_counter(), pixels.device
+    start = time.perf_counter()
+    device = pixels.device
     model = build(replica.seed).to(device=device, dtype=getattr(torch, config.precision(whole=True)))
     optimizer = network_optimizer(model, replica.rates, config)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(lr_decay, config=config))
     labels = torch.as_tensor(labels, device=device)
     order = random_orders(splits.indices(replica.split, "train"), replica.seed, config.epochs)
     chosen = splits.indices(replica.split, selection_subset(splits))
-    history, best, first = np.zeros((1, config.epochs, 2, 2)), Best(1, _row(model)), 0
+    history = np.zeros((1, config.epochs, 2, 2))
+    best = Best(1, _row(model))
+    first = 0
     if checkpoint and checkpoint.is_file():
         first, before = _resume(checkpoint, model, optimizer, scheduler, history, best)
         start -= before
@@ -95,5 +98,6 @@ def _resume(path, model, optimizer, scheduler, history, best) -> tuple[int, floa
     scheduler.load_state_dict(state["scheduler"])
     history[:] = state["history"].numpy()
     epochs, scores, best.parameters = state["best"]
-    best.epoch, best.score = epochs.numpy(), scores.numpy()
+    best.epoch = epochs.numpy()
+    best.score = scores.numpy()
     return state["epoch"], state["seconds"]

@@ -106,7 +106,8 @@ def _cost(node, args, kwargs) -> tuple[int, float]:
 
 def _node_step(node, args, kwargs) -> None:
     fresh = lambda v: v.detach().requires_grad_() if isinstance(v, torch.Tensor) else v  # noqa: E731
-    args, kwargs = [fresh(v) for v in args], {k: fresh(v) for k, v in kwargs.items()}
+    args = [fresh(v) for v in args]
+    kwargs = {k: fresh(v) for k, v in kwargs.items()}
     out = node(*args, **kwargs)
     sum(o.sum() for o in (out if isinstance(out, (list, tuple)) else [out])).backward()
 

@@ -97,12 +97,15 @@ def saturation(p: Patient) -> Finding:
     feeding = [(name, out) for name, out, site in p.seen.squashes if site]
     if not feeding:
         return skipped("no tanh, sigmoid or arctan feeds a circuit")
-    name, share, slope = feeding[0][0], [], []
+    name = feeding[0][0]
+    share = []
+    slope = []
     for function, out in feeding:
         centred = out.double() - (0.5 if function == "sigmoid" else 0.0)
         share.append((centred.abs() / SQUASHES[function] > SATURATED).double().flatten())
         slope.append((1 - (centred / SQUASHES[function]).square()).flatten())
-    share, slope = torch.cat(share).mean().item(), torch.cat(slope).mean().item()
+    share = torch.cat(share).mean().item()
+    slope = torch.cat(slope).mean().item()
     evidence = f"{share:.0%} of the encoded values beyond {SATURATED:.0%} of {name}'s range, mean slope {slope:.2f}"
     if share > 0.5:
         cause = "the features are too large for the pre-layer: all samples look alike to the circuit"
@@ -186,7 +189,10 @@ def gradient_reaches(p: Patient) -> Finding:
 
 def _unregistered(p: Patient) -> int:
     """How many tensors that want gradients the outputs depend on and the model does not own."""
-    owned, seen, queue, loose = {id(q) for q in p.model.parameters()}, set(), [p.seen.output.grad_fn], set()
+    owned = {id(q) for q in p.model.parameters()}
+    seen = set()
+    queue = [p.seen.output.grad_fn]
+    loose = set()
     while queue:
         node = queue.pop()
         if node is None or node in seen:
@@ -215,7 +221,10 @@ def _zero_after_steps(p: Patient, names: list[str], steps: int = 2) -> list[str]
 def dead_angles(p: Patient) -> Finding:
     if not p.angles:
         return skipped("the model has no trainable angles")
-    total, dead, unused, inert = 0, 0, 0, 0
+    total = 0
+    dead = 0
+    unused = 0
+    inert = 0
     for site in p.seen.sites:
         reached = _reached(p, site)
         for q in site.angles:
@@ -224,7 +233,9 @@ def dead_angles(p: Patient) -> Finding:
                 total += q.numel() * q.requires_grad
                 continue
             used, diagonal = _used(site, q)
-            total, dead, unused = total + q.numel(), dead + int(mask.sum()), unused + int((mask & ~used).sum())
+            total = total + q.numel()
+            dead = dead + int(mask.sum())
+            unused = unused + int((mask & ~used).sum())
             inert += int((mask & used & diagonal).sum())
     if not dead:
         return ok(f"all {total} angles change the output")
@@ -256,7 +267,8 @@ def _zero(g: torch.Tensor) -> float:
 
 def _site_gradients(p: Patient, site: Site, spread: bool = True, draws: int = DRAWS) -> list[list]:
     """Gradients of random combinations of a circuit's outputs by its angles, at random angles or the present ones."""
-    found, generator = [], torch.Generator().manual_seed(0)
+    found = []
+    generator = torch.Generator().manual_seed(0)
     wanted = [q for q in site.angles if q.requires_grad]
     with p.kept():
         for _ in range(draws):
@@ -277,7 +289,8 @@ def _used(site: Site, q: nn.Parameter) -> tuple[torch.Tensor, torch.Tensor]:
     if tape is None:
         return everywhere, torch.zeros(q.shape, dtype=torch.bool)
     gates = list(expand(tape.operations))
-    used, moving = torch.zeros(q.shape, dtype=torch.bool), torch.zeros(q.shape, dtype=torch.bool)
+    used = torch.zeros(q.shape, dtype=torch.bool)
+    moving = torch.zeros(q.shape, dtype=torch.bool)
     for number, gate in enumerate(gates):
         values = [v for v in gate.parameters if isinstance(v, torch.Tensor) and v.requires_grad]
         if not values:
@@ -368,7 +381,8 @@ def gradient_correct(p: Patient) -> Finding:
         return skipped("the circuit samples shots; see 'shot_noise'")
     if p.noisy:
         return skipped("no two passes are equal; see 'reproducible'")
-    images, labels = p.images[:2], p.labels[:2]
+    images = p.images[:2]
+    labels = p.labels[:2]
     _, found = p.gradients(images, labels)
     chosen = {name: _largest(found[name]) for name in _some_parameters(p) if found[name] is not None}
     with p.kept():
@@ -378,14 +392,18 @@ def gradient_correct(p: Patient) -> Finding:
             if p.loss(p.model(precise[0]), precise[1]).dtype != torch.float64:
                 raise TypeError("a step in between is float32")
             reference = _differences(p, chosen, *precise, 1e-5)
-            tolerance, precision = 0.02, "float64"
+            tolerance = 0.02
+            precision = "float64"
         except Exception:  # a circuit, a bridge or a loss that is float32 only
-            reference, tolerance, precision = None, 0.1, "float32"
+            reference = None
+            tolerance = 0.1
+            precision = "float32"
     if reference is None:
         reference = _differences(p, chosen, images, labels, 1e-2)
     errors = {}
     for name, index in chosen.items():
-        ours, theirs = found[name].flatten()[index].double(), reference[name]
+        ours = found[name].flatten()[index].double()
+        theirs = reference[name]
         size = theirs.norm().item()
         if size > 1e-6 * (1 if precision == "float64" else 1e3):
             errors[name] = (ours - theirs).norm().item() / size
@@ -416,14 +434,17 @@ def _largest(gradient: torch.Tensor, n: int = 4) -> torch.Tensor:
 
 def _differences(p: Patient, chosen: dict, images, labels, h: float) -> dict[str, torch.Tensor]:
     """Central differences of the loss by some elements of some parameters, within the smooth piece the model is on."""
-    parameters, found = dict(p.model.named_parameters()), {}
+    parameters = dict(p.model.named_parameters())
+    found = {}
     with torch.no_grad():
         with Pieces() as here:
             p.loss(p.model(images), labels)
         for name, index in chosen.items():
-            tensor, values = parameters[name].data, []
+            tensor = parameters[name].data
+            values = []
             for i in index:
-                at, losses = torch.unravel_index(i, tensor.shape), []
+                at = torch.unravel_index(i, tensor.shape)
+                losses = []
                 kept = tensor[at].item()
                 for shift in (h, -h):
                     tensor[at] = kept + shift

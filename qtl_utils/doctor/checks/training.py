@@ -101,7 +101,8 @@ def updates(p: Patient) -> Finding:
         return skipped("LBFGS takes several steps at once")
     held = {id(q) for group in p.optimizer.param_groups for q in group["params"]}
     if left := [name for name, q in p.trainable.items() if id(q) not in held]:
-        cause, fix = "the optimiser was made from other parameters", "torch.optim.Adam(model.parameters())"
+        cause = "the optimiser was made from other parameters"
+        fix = "torch.optim.Adam(model.parameters())"
         return fail(f"{listed(left)} are in no parameter group of the optimiser", cause, fix)
     ran_out = p.scheduler is not None and p.trained
     if any(g["lr"] == 0 and not (ran_out and g.get("initial_lr", 0) > 0) for g in p.optimizer.param_groups):
@@ -169,7 +170,8 @@ def _rate_sums(p: Patient, epochs: int, steps: int = 1) -> list[float] | None:
 
     None where that cannot be told. The scheduler is a copy that drives a stand-in of the optimiser.
     """
-    groups, scheduler = p.optimizer.param_groups, p.scheduler
+    groups = p.optimizer.param_groups
+    scheduler = p.scheduler
     if scheduler is None:
         return [group["lr"] * epochs * steps for group in groups]
     schedules = torch.optim.lr_scheduler
@@ -186,7 +188,8 @@ def _rate_sums(p: Patient, epochs: int, steps: int = 1) -> list[float] | None:
     if not composite and not fresh:
         scheduler.last_epoch = 0
     if isinstance(scheduler, PER_BATCH):
-        epochs, steps = min(epochs * steps, getattr(scheduler, "total_steps", None) or epochs * steps), 1
+        epochs = min(epochs * steps, getattr(scheduler, "total_steps", None) or epochs * steps)
+        steps = 1
     sums = np.zeros(len(groups))
     for _ in range(epochs):
         sums += [group["lr"] * steps for group in stand_in.param_groups]
@@ -245,7 +248,8 @@ def _chance(p: Patient) -> tuple[float, str]:
 def _short_training(p: Patient, steps: int = 20) -> tuple[float, float]:
     with p.kept():
         _as_for_training(p)
-        own, losses = torch.optim.Adam(p.trainable.values(), lr=0.02), []
+        own = torch.optim.Adam(p.trainable.values(), lr=0.02)
+        losses = []
         for _ in range(steps):
             loss, grads = p.gradients()
             for name, q in p.trainable.items():
@@ -272,7 +276,8 @@ def zeroed_angles(p: Patient) -> Finding:
         moved = (softmax(before, -1) - softmax(after, -1)).abs().mean().item()
         evidence = f"all angles at zero change {changed:.0%} of the decisions and probabilities by {moved:.3f}"
     else:
-        changed, moved = 0.0, ((before - after).norm() / before.norm().clamp(min=1e-12)).item()
+        changed = 0.0
+        moved = ((before - after).norm() / before.norm().clamp(min=1e-12)).item()
         evidence = f"all angles at zero change the outputs by {moved:.1%}"
     if changed == 0 and moved < 0.01:
         cause = "what was learned is in the classical layers"
@@ -351,9 +356,11 @@ def _hash(sample) -> str:
 
 
 def _fitted_on_all(scaler, samples: dict[str, list]) -> Finding | None:
-    n, mean = getattr(scaler, "n_samples_seen_", None), np.asarray(getattr(scaler, "mean_", np.nan), float)
+    n = getattr(scaler, "n_samples_seen_", None)
+    mean = np.asarray(getattr(scaler, "mean_", np.nan), float)
     total = sum(map(len, samples.values()))
-    cause, fix = "the scaler has seen the test set", "scaler.fit(train), then transform every subset"
+    cause = "the scaler has seen the test set"
+    fix = "scaler.fit(train), then transform every subset"
     if n is not None and int(np.max(n)) > len(samples["train"]):
         return fail(f"the scaler was fitted on {int(np.max(n))} samples, train has {len(samples['train'])}", cause, fix)
     if len(samples) > 1 and np.isfinite(mean).all() and total > len(samples["train"]):
@@ -371,7 +378,8 @@ def selection(p: Patient) -> Finding:
     chosen = p.history[p.history["selected"].astype(bool)]
     if chosen.empty:
         return skipped("no epoch of the history is marked as selected")
-    test, last = p.history["test_accuracy"], p.history["test_accuracy"].iloc[-1]
+    test = p.history["test_accuracy"]
+    last = p.history["test_accuracy"].iloc[-1]
     reported = chosen["test_accuracy"].iloc[-1]
     evidence = f"reported {reported:.3f}, last epoch {last:.3f}, best on test {test.max():.3f}"
     chosen_on = _chosen_on(p.history, chosen)
@@ -392,7 +400,8 @@ def _chosen_on(history: pd.DataFrame, chosen: pd.DataFrame) -> str:
         return on if on == "test" else f"chosen on {on}"
     if chosen.index[-1] == history.index[-1]:
         return "the last epoch is reported; a column 'selected_on' tells whether that was the rule"
-    by, test = history.get("validation_accuracy"), history["test_accuracy"]
+    by = history.get("validation_accuracy")
+    test = history["test_accuracy"]
     if by is not None and by.loc[chosen.index[-1]] == by.max():
         return "chosen on validation"
     return "test" if chosen["test_accuracy"].iloc[-1] == test.max() else "not the best on test"
