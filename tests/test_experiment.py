@@ -6,8 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from sklearn.metrics import balanced_accuracy_score, log_loss
 
+from qtl_utils.data import images, index
+from qtl_utils.data.dataset import load_pixels
 from qtl_utils.models import backbones
 from qtl_utils.results import runs
 from qtl_utils.study.config import BackboneConfig, DataConfig, LrGrid, RunConfig
@@ -22,7 +25,9 @@ from qtl_utils.training.variants import candidates
 DATA = DataConfig(dataset="digits", n_splits=2, train=40, validation=20, test=30)
 BACKBONE = BackboneConfig(model="tiny_vit", init="random")
 GRID = {"classical": [{"lr_classical": 0.05}], "quantum": [{"lr_classical": 0.05, "lr_quantum": 0.1}]}
-CONFIG = RunConfig(dataset="digits", backbone="vit", variants=["A", "C"], seeds=4, epochs=2, lr_grid=GRID, n_qubits=2)
+CONFIG = RunConfig(
+    dataset="digits", backbone="vit", variants=["A", "C"], seeds=4, epochs=2, lr_grid=GRID, n_qubits=2, settings="2019"
+)
 KEYS = {"study": "s", "dataset": "digits", "backbone": "vit", "run": "r"}
 
 
@@ -247,3 +252,26 @@ def test_seeds_begin_where_the_run_says(inputs):
 def test_given_weights_are_one_set():
     with pytest.raises(ValueError, match="sources: init 'shipped' has one set of weights"):
         BackboneConfig(model="tiny_vit", init="shipped", sources=2)
+
+
+def test_an_image_is_decoded_once_however_often_a_study_opens_it(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        path = tmp_path / "pictures" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (40, 30, 3), dtype=np.uint8)).save(path)
+    (tmp_path / "pictures" / "a" / "broken.png").write_bytes(b"no image")
+    decoded = []
+    monkeypatch.setattr(index, "read_image", lambda path: decoded.append(path.name) or images.read_image(path))
+    monkeypatch.setattr(images, "read_nth", lambda *_: pytest.fail("decoded again"))
+    data = DataConfig(dataset="image_folder", data_dir=str(tmp_path / "pictures"), n_splits=2)
+    first = open_inputs(tmp_path / "kept", data, BACKBONE)
+    again = open_inputs(tmp_path / "kept", data, BackboneConfig(model="tiny_resnet", init="random"))
+    assert sorted(decoded) == sorted([*(f"{n}.png" for n in range(12)), "broken.png"])
+    np.testing.assert_array_equal(first.pixels, load_pixels(first.data, 32))
+    np.testing.assert_array_equal(again.pixels, first.pixels)
+    assert again.data.hashes == first.data.hashes and len(again.data.skipped) == 1
+    changed = tmp_path / "pictures" / "a" / "0.png"
+    Image.fromarray(np.zeros((40, 30, 3), np.uint8)).save(changed)
+    kept = index.ImageIndex(tmp_path / "kept" / "images.json")
+    assert kept.look(changed)[0] not in first.data.hashes and decoded[-1] == "0.png"

@@ -50,12 +50,17 @@ def load_pixels(dataset: Dataset, image_size: int, resize: int | None = None) ->
         raise ValueError(f"Dataset {dataset.name!r} has {instead}, not images; use dataset.{instead}.")
     if image_size < 1 or (resize is not None and resize < image_size):
         raise ValueError(f"resize={resize}, image_size={image_size}: expected 1 <= image_size <= resize.")
-    if resize is None:
-        resize = image_size * 256 // 224 if dataset.crop else image_size
     pixels = np.empty((len(dataset), 3, image_size, image_size), np.uint8)
     for i in range(len(dataset)):
-        pixels[i] = np.asarray(resize_crop(dataset.load(i), image_size, resize)).transpose(2, 0, 1)
+        pixels[i] = square(dataset.load(i), image_size, resize, dataset.crop)
     return pixels
+
+
+def square(image: Image.Image, image_size: int, resize: int | None = None, crop: bool = True) -> np.ndarray:
+    """(3, S, S) uint8 of one image, as `load_pixels` makes them."""
+    if resize is None:
+        resize = image_size * 256 // 224 if crop else image_size
+    return np.asarray(resize_crop(image, image_size, resize)).transpose(2, 0, 1)
 
 
 def from_points(

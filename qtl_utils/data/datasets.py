@@ -12,7 +12,8 @@ from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
 from qtl_utils.data.dataset import Dataset, from_images, from_points, skipped_files
-from qtl_utils.data.images import LAYOUT, content_hash, fetch, read_image, read_nth, scan_folder
+from qtl_utils.data.images import LAYOUT, fetch, read_nth, scan_folder
+from qtl_utils.data.index import ImageIndex
 from qtl_utils.study.paths import PROJECT, atomic, user_path
 from qtl_utils.study.shipped_files import read_arrays, read_card
 
@@ -48,17 +49,17 @@ def digits_source() -> Dataset:
     return _digits("digits_source", range(5))
 
 
-def image_folder(data_dir: str | Path | None = None) -> Dataset:
+def image_folder(data_dir: str | Path | None = None, *, index: ImageIndex | None = None) -> Dataset:
     """The images of any folder laid out as CLASS/* or train/CLASS/*, val/CLASS/*, test/CLASS/*.
 
     Files that cannot be used are listed in `skipped` with the reason. An empty class is a ValueError.
     """
     if not data_dir:
         raise ValueError(f"image_folder needs data_dir=, a folder with {LAYOUT}.")
-    return _read_folder("image_folder", user_path(data_dir))
+    return _read_folder("image_folder", user_path(data_dir), index or ImageIndex())
 
 
-def _read_folder(name: str, root: Path) -> Dataset:
+def _read_folder(name: str, root: Path, index: ImageIndex) -> Dataset:
     folders, skipped = scan_folder(root)
     rows = []
     for subset, folder, files in folders:
@@ -66,14 +67,14 @@ def _read_folder(name: str, root: Path) -> Dataset:
         reasons = set()
         for path in files:
             try:
-                image = read_image(path)
-                rows.append((subset, folder.name, path, content_hash(image), image.size))
+                rows.append((subset, folder.name, path, *index.look(path)))
             except ValueError as error:
                 skipped.append((path.relative_to(root).as_posix(), str(error)))
                 reasons.add(str(error))
         if len(rows) == before:
             why = "; ".join(sorted(reasons)) or "it is empty"
             raise ValueError(f"The class folder {folder} holds no usable image ({why}); fill or remove it.")
+    index.save()
     given, names, paths, hashes, sizes = zip(*rows, strict=True)
     classes, labels = np.unique(names, return_inverse=True)
     return Dataset(
@@ -90,7 +91,11 @@ def _read_folder(name: str, root: Path) -> Dataset:
 
 
 def hymenoptera(
-    data_dir: str | Path | None = None, cache_dir: str | Path | None = None, *, base_url: str = HYMENOPTERA_URL
+    data_dir: str | Path | None = None,
+    cache_dir: str | Path | None = None,
+    *,
+    base_url: str = HYMENOPTERA_URL,
+    index: ImageIndex | None = None,
 ) -> Dataset:
     """The ants and bees of the PyTorch transfer-learning tutorial: 244 images in train, 153 in val.
 
@@ -103,7 +108,7 @@ def hymenoptera(
         with atomic(root) as part, zipfile.ZipFile(archive) as handle:
             handle.extractall(part)
     inner = root / "hymenoptera_data"
-    dataset = _read_folder("hymenoptera", inner if inner.is_dir() else root)
+    dataset = _read_folder("hymenoptera", inner if inner.is_dir() else root, index or ImageIndex())
     if dataset.classes != ("ants", "bees"):
         raise ValueError(f"{root} holds {', '.join(dataset.classes)}, not ants and bees; use dataset image_folder.")
     return dataset
@@ -227,12 +232,22 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
 
 
 def load_dataset(
-    name: str, *, data_dir: str | Path | None = None, cache_dir: str | Path | None = None, **options
+    name: str,
+    *,
+    data_dir: str | Path | None = None,
+    cache_dir: str | Path | None = None,
+    index: ImageIndex | None = None,
+    **options,
 ) -> Dataset:
-    """The data set registered as `name`; ValueError for a name or an option that does not exist."""
+    """The data set registered as `name`; ValueError for a name or an option that does not exist.
+
+    index: what is known of image files already, where the data set has some.
+    """
     if name not in DATASETS:
         raise ValueError(f"Unknown dataset {name!r}; known are {', '.join(DATASETS)}.")
     known = list(inspect.signature(DATASETS[name]).parameters)
+    indexed = "index" in known
+    known = [parameter for parameter in known if parameter != "index"]
     if data_dir is not None:
         options["data_dir"] = data_dir
     unknown = sorted(set(options) - set(known))
@@ -240,4 +255,6 @@ def load_dataset(
         raise ValueError(f"Dataset {name!r} has no option {unknown[0]!r}; it has {', '.join(known) or 'none'}.")
     if "cache_dir" in known:
         options["cache_dir"] = cache_dir
+    if indexed:
+        options["index"] = index
     return DATASETS[name](**options)

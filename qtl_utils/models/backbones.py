@@ -238,9 +238,15 @@ def compute_features(backbone: Backbone, pixels: np.ndarray) -> torch.Tensor:
     return features
 
 
-def cached_features(backbone: Backbone, pixels: np.ndarray, folder: Path) -> tuple[torch.Tensor, Path]:
-    """`compute_features`, kept in `folder` under a name made of pixels, weights and code; verified when read back."""
-    path = Path(folder) / f"features-{_content_key(backbone, pixels)}.safetensors"
+def cached_features(
+    backbone: Backbone, pixels: np.ndarray, folder: Path, content: str = ""
+) -> tuple[torch.Tensor, Path]:
+    """`compute_features`, kept in `folder` under a name made of pixels, weights and code; verified when read back.
+
+    content: a hash of what the pixels are made from, where it is known, so that they need not be read.
+    """
+    key = _content_key(backbone, content or digest(torch.from_numpy(pixels)))
+    path = Path(folder) / f"features-{key}.safetensors"
     if path.is_file():
         features = _read_features(path)
         if features is not None:
@@ -271,8 +277,8 @@ def digest(*tensors: torch.Tensor) -> str:
     return sha.hexdigest()
 
 
-def _content_key(backbone: Backbone, pixels: np.ndarray) -> str:
+def _content_key(backbone: Backbone, content: str) -> str:
     code = module_hash(__file__) + torch.__version__ + torchvision.__version__ + repr(extensions.hashes() or "")
     state = backbone.state_dict()
-    parts = (code, backbone.name, *state, digest(torch.from_numpy(pixels), *state.values()))
+    parts = (code, backbone.name, *state, content, digest(*state.values()))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

@@ -1,6 +1,7 @@
 """What every variant of a run starts from: data, splits, pixels, features and initial backbones."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 
 from qtl_utils.data.dataset import Dataset, load_pixels
 from qtl_utils.data.datasets import load_dataset
+from qtl_utils.data.index import ImageIndex
 from qtl_utils.data.splits import Splits, load_splits, make_splits, save_splits
 from qtl_utils.models import backbones
 from qtl_utils.models.backbones import Backbone
@@ -65,7 +67,10 @@ class Inputs:
 def open_dataset(folder: Path, config: DataConfig) -> tuple[Dataset, Splits]:
     """The data set and its splits, read from `folder`/splits.json if they were drawn with the same settings before."""
     data_dir = user_path(config.data_dir) if config.data_dir else None
-    data = load_dataset(config.dataset, data_dir=data_dir, cache_dir=PROJECT / "data", **config.options)
+    index = ImageIndex(Path(folder) / "images.json", config.image_size)
+    data = load_dataset(config.dataset, data_dir=data_dir, cache_dir=PROJECT / "data", index=index, **config.options)
+    if index.squares:
+        keep_pixels(folder, data, config.image_size, index.squares)
     settings = Path(folder) / "settings.json"
     file = Path(folder) / "splits.json"
     text = config.model_dump_json(indent=2) + "\n"
@@ -76,6 +81,32 @@ def open_dataset(folder: Path, config: DataConfig) -> tuple[Dataset, Splits]:
     with atomic(settings) as part:
         part.write_text(text, encoding="utf-8")
     return data, splits
+
+
+def keep_pixels(folder: Path, data: Dataset, image_size: int, squares: Mapping[str, np.ndarray] | None = None) -> Path:
+    """The file in `folder` with the pixels (N, 3, S, S) of `data`, made where it is not there.
+
+    squares: what was decoded already, by path; used where that is every image.
+    """
+    path = Path(folder) / f"pixels-{image_size}-{content_of(data, image_size)[:16]}.npy"
+    if not path.is_file():
+        files = [str(file) for file in getattr(data.load, "args", [()])[0]] if squares else []
+        whole = len(files) > 0 and all(file in squares for file in files)
+        pixels = np.stack([squares[file] for file in files]) if whole else load_pixels(data, image_size)
+        with atomic(path) as part, open(part, "wb") as file:
+            np.save(file, pixels)
+    return path
+
+
+def open_pixels(folder: Path, data: Dataset, image_size: int) -> np.ndarray:
+    """The pixels (N, 3, S, S), uint8, of `data`: on disk, and read where they are looked at."""
+    return np.load(keep_pixels(folder, data, image_size), mmap_mode="c")  # writes, should there be any, stay in memory
+
+
+def content_of(data: Dataset, image_size: int) -> str:
+    """A hash of what the pixels of `data` are made from, known without reading one."""
+    text = "\n".join([*data.hashes, str(image_size), str(data.crop)])
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def draw_splits(data: Dataset, config: DataConfig) -> Splits:
@@ -133,12 +164,12 @@ def open_inputs(
     size = data_config.image_size
     if data.features:
         return Inputs(data, splits, NO_PIXELS, shipped_features(data, backbone_config), backbone_config, {}, size)
-    pixels = load_pixels(data, size)
+    pixels = open_pixels(folder, data, size)
     opened = []
     for number in range(min(sources, splits.n_splits)):
         config = backbone_config.model_copy(update={"seed": backbone_config.seed + number})
         backbone = open_backbone(config, size, folder, find_device(device))
-        features, _ = backbones.cached_features(backbone, pixels, folder)
+        features, _ = backbones.cached_features(backbone, pixels, folder, content_of(data, size))
         opened.append(Source(features, backbone.network.cpu().state_dict()))
     first, *others = opened
     return Inputs(data, splits, pixels, first.features, backbone_config, first.state, size, tuple(others))
