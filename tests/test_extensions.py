@@ -65,6 +65,8 @@ def test_names_and_error_messages_know_the_rows_of_the_user():
     listed = run("names", "--extension", EXAMPLE).stdout
     for name in ("brickwork", "C-gelu", "wine", "averages"):
         assert name in listed and name not in run("names").stdout
+    right = run("run", "extended", "--dry-run")
+    assert right.returncode == 0, right.stderr
     wrong = run("run", "extended", "--dry-run", "--set", "runs.wine.variants=[C-gelo]")
     assert wrong.returncode == 2 and "did you mean 'C-gelu'" in wrong.stderr
 
