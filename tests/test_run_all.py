@@ -117,8 +117,9 @@ def test_a_python_that_is_too_old_is_named(tmp_path):
 
 def set_up_alone(project, path, **environment):
     """`./run_all.sh smoke` in a project that needs setuptools only; it stops when its set-up is done."""
-    (project / "qtl_utils").mkdir(parents=True)
-    for name in ("run_all.sh", "qtl_utils/study/environment.py", "qtl_utils/study/paths.py", "qtl_utils/__init__.py"):
+    (project / "qtl_utils" / "study").mkdir(parents=True)
+    needed = ("__init__", "study/__init__", "study/environment", "study/paths")
+    for name in ("run_all.sh", *(f"qtl_utils/{module}.py" for module in needed)):
         shutil.copy(PROJECT / name, project / name)
     (project / "qtl_utils" / "__main__.py").write_text("import sys; print(sys.executable)")
     pinned = next(line for line in (PROJECT / "requirements.lock").read_text().splitlines() if "setuptools==" in line)
@@ -202,9 +203,13 @@ def test_a_changed_cell_reruns_its_notebook_and_a_saved_one_does_not(toy):
 
 @pytest.mark.slow
 def test_a_changed_module_reruns_what_uses_it(toy):
-    for name, expected in (("stats", 0), ("paths", 6)):  # the toy notebooks import paths only
+    for name, line, expected in (
+        ("results/stats", "CHANGED = True", 0),  # the toy notebooks import study/paths only
+        ("study/paths", "# a comment changes nothing", 0),
+        ("study/paths", "CHANGED = True", 6),
+    ):
         path = toy / "qtl_utils" / f"{name}.py"
-        path.write_text(path.read_text() + "\n# changed\n")
+        path.write_text(f"{path.read_text()}\n{line}\n")
         assert len(ran(run_all(toy, "toy"))) == expected
 
 
