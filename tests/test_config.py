@@ -258,3 +258,9 @@ def test_published_results_need_images_and_are_left_out_unless_asked_for(tmp_pat
 )
 def test_results_are_called_2019_only_with_the_settings_of_2019(given, label):
     assert TrainConfig(**given).settings == label
+
+
+def test_a_key_of_a_section_that_the_file_leaves_out_can_be_set():
+    assert load_study("extended", {"published.seeds": 3}).published.seeds == 3
+    with pytest.raises(StudyError, match="no such section"):  # what the file leaves out stays out
+        load_study("extended", {"simulators.n_qubits": 2})

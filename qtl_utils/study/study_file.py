@@ -11,6 +11,7 @@ from qtl_utils.study.config import BackboneConfig, DataConfig, RunConfig
 from qtl_utils.study.errors import StudyError, first_error
 from qtl_utils.study.names import unknown_name
 from qtl_utils.study.paths import PROJECT, user_path
+from qtl_utils.study.sections import sections as notebook_sections
 from qtl_utils.study.strict_yaml import YAMLError, read_file, read_yaml
 from qtl_utils.study.study import StudyConfig
 
@@ -96,6 +97,8 @@ def parse_overrides(pairs: list[str]) -> dict[str, Any]:
 def _override(content: dict, key: str, value: Any, path: Path) -> None:
     if "." in key or key in StudyConfig.model_fields:
         *parents, last = key.split(".")
+        if parents and parents[0] in notebook_sections():  # one that the file leaves at its defaults
+            content.setdefault(parents[0], {})
         for parent in parents:
             content = content.get(parent) if isinstance(content, dict) else None
         if not isinstance(content, dict):
