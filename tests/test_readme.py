@@ -77,7 +77,10 @@ def test_the_findings_are_those_of_the_reference_results(answer):
     assert sentences and all(f"- {sentence}\n" in TEXT for sentence in sentences)
 
 
-@pytest.mark.parametrize(("module", "table"), [("bench_simulators", "simulators"), ("bench_study", "study")])
+@pytest.mark.parametrize(
+    ("module", "table"),
+    [("bench_simulators", "simulators"), ("bench_study", "study"), ("bench_accelerator", "accelerator")],
+)
 def test_the_benchmarks_are_those_of_the_reference_results(module, table, monkeypatch):
     monkeypatch.syspath_prepend(str(PROJECT / "benchmarks"))
     frame = pd.read_csv(PROJECT / "results" / "reference" / "benchmarks" / f"{table}.csv")
