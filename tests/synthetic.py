@@ -65,7 +65,9 @@ def run(
             for subset in subsets:
                 for kind, epoch in (("best", n_epochs - 2), ("last", n_epochs - 1)):
                     row = {"subset": subset, "epoch_kind": kind, "epoch": epoch, "n": SIZES[subset]}
-                    metrics.append({**keys, **source, **row, "loss": 1.3 - values["accuracy"], **values, "ece": 0.04})
+                    images = np.stack([right, 1.3 - right]).astype(np.float32) if subset == "test" else None
+                    row |= {"loss": 1.3 - values["accuracy"], **values, "ece": 0.04, "images": images}
+                    metrics.append({**keys, **source, **row})
                 for epoch in range(n_epochs):
                     progress = 1 - np.exp(-epoch)
                     reached = 1 / len(classes) + progress * (values["accuracy"] - 1 / len(classes))
@@ -74,7 +76,7 @@ def run(
                     history.append({**keys, **row})
             for i, (label, prediction) in enumerate(zip(labels, predicted, strict=True)):
                 row = {"subset": "test", "epoch_kind": "last", "id": f"{i:04d}", "label": label}
-                predictions.append({**keys, **row, "prediction": prediction, "probability": 0.9})
+                predictions.append({**common, "variant": variant, **row, "prediction": prediction, "probability": 0.9})
             if settings == "tuned":
                 for rate in (1e-3, 1e-2):
                     row = {"lr_classical": rate, "lr_quantum": np.nan, "lr_backbone": np.nan}
@@ -95,6 +97,7 @@ def run(
     tables = {"metrics": metrics, "history": history, "predictions": predictions, "variants": variants}
     result = {"config": {"variants": list(accuracy), "n_seeds": n_seeds}}
     result |= {kind: pd.DataFrame(rows) for kind, rows in tables.items()}
+    result["predictions"] = result["predictions"].value_counts(sort=False).rename("n").reset_index()
     return result | {"tuning": pd.DataFrame(tuning) if tuning else None}
 
 

@@ -24,9 +24,9 @@ USED_ONLY = {"A": 0.8, "zeroed": 0.6, "C": 0.8, "matched": 0.801, "none": 0.799,
 
 def test_used_and_useful_are_told_apart():
     used, useful = conclusions.used_and_useful(made(**USED_ONLY))
-    assert used.startswith("Are the trained angles used? Yes: A is higher than A with zeroed angles by 19.9")
+    assert used.startswith("Are the trained angles used? Yes: The model with the circuit (A) is right more")
     assert useful.startswith("Is the circuit useful? Not shown: A is higher than none of C, C-matched, A-none, A-surr")
-    assert "equivalent in 4" in useful and "10 splits, 30 seeds; Nadeau-Bengio t, Holm" in useful
+    assert "equivalent in 4" in useful and "10 splits, 30 seeds; Nadeau-Bengio t over splits, Holm" in useful
 
 
 def test_useful_needs_all_of_the_family():
@@ -39,7 +39,7 @@ def test_useful_needs_all_of_the_family():
 def test_nothing_is_claimed_of_noise():
     one = metrics({name: arm(0.7, 0.1, seed=i) for i, name in enumerate(["A", ZEROED, *stats.FAMILY])})
     used, useful = conclusions.used_and_useful(one)
-    assert "Not shown" in used and "not distinguishable" in used and "Not shown" in useful
+    assert "Not shown" in used and "We cannot tell" in used and "Not shown" in useful
 
 
 def test_the_ladder_adjusts_each_family_apart():
@@ -53,7 +53,11 @@ def test_the_ladder_adjusts_each_family_apart():
 
 def test_every_sentence_names_test_n_and_interval():
     for sentence in conclusions.ladder(made(**USED_ONLY))["sentence"]:
-        assert "Nadeau-Bengio t, Holm over" in sentence and "10 splits, 30 seeds" in sentence and "[" in sentence
+        assert (
+            "Nadeau-Bengio t over splits, Holm over" in sentence
+            and "10 splits, 30 seeds" in sentence
+            and "[" in sentence
+        )
 
 
 def test_one_split_claims_no_test():
@@ -84,15 +88,18 @@ def test_the_backbone_is_a_factor_of_its_own():
 def test_effects_without_evidence_are_said_to_be_none():
     lines = conclusions.effects(conclusions.benefit(cells(0.5, 0.5, 0.7, 0.7), ["concurrent"]))
     found = {line.partition(":")[0]: line for line in lines}
-    assert "not distinguishable from zero" in found["concurrent, interaction on accuracy"]
-    assert "not distinguishable" not in found["concurrent, classical layers on accuracy"]
-    assert "10 splits, 30 seeds; Nadeau-Bengio t, Holm over 2" in lines[0] and "points [" in lines[0]
+    assert "too small to tell from zero" in found["concurrent, interaction on accuracy"]
+    assert "too small" not in found["concurrent, classical layers on accuracy"]
+    assert "10 splits, 30 seeds; Nadeau-Bengio t over splits, Holm over 2" in lines[0] and "points [" in lines[0]
 
 
 def test_an_interval_without_zero_that_holm_doubts_is_said_so():
     row = {"schedule": "s", "metric": "accuracy", "effect": "interaction", "value": 0.1, "low": 0.01, "high": 0.2}
-    rows = [row | {"p": p, "n_splits": 5, "n_seeds": 5, "n_sources": 0} for p in (0.04, 0.5)]
-    assert "after Holm, though the interval leaves it out" in conclusions.effects(pd.DataFrame(rows))[0]
+    rows = [row | {"p": p, "n_splits": 5, "n_seeds": 5, "n_sources": 0, "interval": ""} for p in (0.04, 0.5)]
+    assert (
+        "no proof with 2 such tests allowed for (Holm), though the interval leaves out zero"
+        in conclusions.effects(pd.DataFrame(rows))[0]
+    )
 
 
 def along(*differences):
@@ -105,9 +112,9 @@ def along(*differences):
 
 def test_a_curve_is_said_to_differ_where_it_does():
     text = conclusions.crossing(along(0.0, 0.2, 0.0), "size", "A minus C")
-    assert text.count("at size") == 1 and "at size 1" in text and "not distinguishable from zero elsewhere" in text
+    assert text.count("at size") == 1 and "at size 1" in text and "too small to tell from zero elsewhere" in text
     nothing = conclusions.crossing(along(0.0, 0.0), "size", "A minus C")
-    assert nothing.startswith("A minus C: not distinguishable from zero at any size from 0 to 1 (10 splits")
+    assert nothing.startswith("A minus C: too small to tell from zero at any size from 0 to 1 (10 splits")
 
 
 def test_movement_is_given_with_its_interval():

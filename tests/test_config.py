@@ -51,7 +51,7 @@ WRONG = [  # where, value, what the error says
     ("runs.heads.lr_grid.quantum", [{"lr": 0.1}], "lr_grid.quantum.0.lr: unknown key 'lr'"),
     ("runs.HEADS", {"dataset": "digits", "backbone": "vit"}, "runs: two names differ in upper and lower case only"),
     ("datasets.digits.train", 1.5, "datasets.digits.train: expected a fraction such as 0.6 or a count"),
-    ("datasets.digits.train", 0.9, "datasets.digits: train + validation + test is 1.3"),
+    ("datasets.digits.train", 0.9, "datasets.digits: train + validation + test is 1.1"),
     ("datasets.digits.n_splits", 0, "datasets.digits.n_splits: expected at least 1, got 0"),
     ("datasets.digits.protocol", "fixed", "datasets.digits.n_splits: protocol 'fixed' has one partition"),
     ("datasets.digits.image_size", 4, "datasets.digits.image_size: expected at least 8, got 4"),
@@ -162,7 +162,7 @@ def test_an_override_reaches_every_section_that_has_the_key(tmp_path):
 
 def test_a_share_keeps_its_kind(tmp_path):
     data = load_study(write(tmp_path, changed("datasets.digits.train", 60))).datasets["digits"]
-    assert (data.train, type(data.train), data.test) == (60, int, 0.2)
+    assert (data.train, type(data.train), data.test) == (60, int, "rest")
 
 
 def test_runs_are_told_everything_their_names_stand_for(tmp_path):

@@ -689,3 +689,18 @@ def test_cifar10_limit_takes_half_of_each_class(tmp_path, cifar10, waits):
 def test_cifar10_data_dir_without_the_files_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"holds no intact cifar-10-batches-py; put cifar-10-python\.tar\.gz"):
         load_dataset("cifar10_cat_dog", data_dir=tmp_path)
+
+
+def test_whatever_neither_trains_nor_validates_is_tested(digits):
+    splits = make_splits(digits, n_splits=3, train=100, validation=50)
+    assert "" not in splits.subsets
+    assert [len(splits.indices(2, s)) for s in SUBSETS] == [100, 50, len(digits) - 150]
+
+
+def test_the_splits_of_a_round_have_as_little_in_common_as_the_data_allow(digits):
+    tested = make_splits(digits, n_splits=10).subsets == "test"
+    assert abs(tested[:5].sum(axis=0) - 1).max() <= 1  # five folds ...
+    assert (tested[:5].sum(axis=0) == 1).mean() > 0.99  # ... that but for rounding meet once in every sample
+    assert (tested[0] & tested[5]).any()  # the next round has another order
+    trained = make_splits(digits, n_splits=8, train=100, validation=50).subsets == "train"
+    assert trained.sum(axis=0).max() == 1

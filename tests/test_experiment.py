@@ -139,11 +139,17 @@ def test_every_seed_is_there_on_its_own_split(results):
 def test_predictions_give_the_accuracy_of_the_metrics(results):
     for result in results:
         last = result.metrics.query("subset == 'test' and epoch_kind == 'last'")
-        right = result.predictions.assign(right=lambda p: p["label"] == p["prediction"])
-        share = right.groupby(["settings", "seed"])["right"].mean()
-        pd.testing.assert_series_equal(
-            share, last.set_index(["settings", "seed"])["accuracy"].sort_index(), check_names=False
-        )
+        right = result.predictions["n"].where(result.predictions["label"] == result.predictions["prediction"], 0)
+        share = right.groupby(result.predictions["settings"]).sum() / result.predictions.groupby("settings")["n"].sum()
+        pd.testing.assert_series_equal(share, last.groupby("settings")["accuracy"].mean(), check_names=False)
+
+
+def test_what_became_of_every_image_gives_accuracy_and_loss(results):
+    for result in results:
+        test = result.metrics.query("subset == 'test'")
+        means = np.array([np.nanmean(cell, axis=1) for cell in test["images"]])
+        assert means == pytest.approx(test[["accuracy", "loss"]].to_numpy(), rel=1e-5)
+        assert all(np.isfinite(cell[0]).sum() == n for cell, n in zip(test["images"], test["n"], strict=True))
 
 
 def test_a_variant_that_cannot_be_built_is_a_row_with_its_reason(inputs, tmp_path):

@@ -139,7 +139,7 @@ def test_confusion_rows_are_percent_of_the_true_class(one):
     shown = np.asarray(ax.collections[0].get_array()).reshape(3, 3)
     right = one["predictions"].query("variant == 'A' and label == '5'")
     assert np.allclose(shown.sum(axis=1), 100)
-    assert shown[0, 0] == pytest.approx(100 * (right["prediction"] == "5").mean())
+    assert shown[0, 0] == pytest.approx(100 * np.average(right["prediction"] == "5", weights=right["n"]))
 
 
 def test_learning_curves_draw_the_median_over_seeds(one):

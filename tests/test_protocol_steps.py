@@ -47,7 +47,7 @@ def test_only_choices_made_on_the_scored_images_are_by_construction():
 @pytest.mark.parametrize(
     ("interval", "by_construction", "end"),
     [
-        ((-0.01, 0.03), False, "not distinguishable from zero."),
+        ((-0.01, 0.03), False, "too small to tell from zero."),
         ((0.01, 0.03), False, "(3 splits, 6 seeds)."),
         ((-0.01, 0.03), True, "only its size tells something."),
         ((np.nan, np.nan), False, "without an interval (3 splits, 6 seeds)."),

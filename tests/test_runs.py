@@ -113,7 +113,7 @@ def test_metrics_is_the_last_file_to_appear(made, folder, monkeypatch):
     replace = runs.atomic.__wrapped__.__globals__["os"].replace
     monkeypatch.setattr("os.replace", lambda part, path: (order.append(path.name), replace(part, path)))
     runs.write_run(folder, **made)
-    assert order[-1] == "metrics.csv" and len(order) == 6
+    assert order[-1] == "metrics.csv" and len(order) == 7
 
 
 def test_no_run_says_which_notebook_comes_first(tmp_path):

@@ -7,9 +7,12 @@ import pandas as pd
 import pytest
 import synthetic
 from scipy import stats as scipy_stats
+from scipy.special import expit
 
 from qtl_utils.results import runs, stats
 
+A = "the model with the circuit (A)"
+C = "the linear head without circuit (C)"
 RATIO = 0.5  # n_test / n_train of synthetic.metrics
 
 
@@ -170,14 +173,38 @@ def family(a, c):
 @pytest.mark.parametrize(
     ("a", "c", "expected"),
     [
-        (0.80 + noise((5, 4), 1), 0.7, "A is higher than C by 10."),
-        (0.70 + noise((5, 4), 1), 0.8, "A is lower than C by 10."),
-        (0.80 + noise((5, 4), 1, 0.004), 0.8, "A and C are equivalent within 2 points: A minus C is +0.0 points ["),
-        (0.80 + noise((5, 4), 1, 0.1), 0.8, "A and C are not distinguishable at this n (5 splits, 20 seeds): "),
+        (
+            0.80 + noise((5, 4), 1),
+            0.7,
+            f"T{A[1:]} is right more often than {C}, by about 10 of 100 images: A minus C is +10.",
+        ),
+        (
+            0.70 + noise((5, 4), 1),
+            0.8,
+            f"T{A[1:]} is right less often than {C}, by about 10 of 100 images: A minus C is -10.",
+        ),
+        (
+            0.80 + noise((5, 4), 1, 0.004),
+            0.8,
+            f"T{A[1:]} and {C} are equally good to within 2 of 100 images: A minus C is +0.0 points [",
+        ),
+        (
+            0.80 + noise((5, 4), 1, 0.1),
+            0.8,
+            f"We cannot tell whether {A} or {C} is right more often; a difference under about 13 of 100 images",
+        ),
         (np.full((5, 1), 0.75), 0.5, "A minus C is +25.0 points in every split, so there is no variation"),
-        (np.full((5, 1), np.nan), 0.5, "A against C: not compared, some of the 5 values are not numbers."),
-        (np.full((1, 1), 0.75), 0.5, "A minus C is +25.0 points (1 split, 1 seed; seed variation only"),
-        (0.8 + noise((2, 1), 1), 0.7, "A and C are not distinguishable at this n (2 splits, 2 seeds)"),
+        (
+            np.full((5, 1), np.nan),
+            0.5,
+            f"T{A[1:]} was not compared with {C}: some of the 5 values are not numbers.",
+        ),
+        (
+            np.full((1, 1), 0.75),
+            0.5,
+            "On this one split: A minus C is +25.0 points (1 split, 1 seed; seed variation only",
+        ),
+        (0.8 + noise((2, 1), 1), 0.7, "We cannot tell whether the model with"),
     ],
 )
 def test_sentences_say_what_the_numbers_allow(a, c, expected):
@@ -186,16 +213,24 @@ def test_sentences_say_what_the_numbers_allow(a, c, expected):
 
 
 def test_a_missing_variant_is_said_to_be_missing(two):
-    assert (
-        stats.sentence(stats.paired(two, "A", "A-surrogate"))
-        == "A against A-surrogate: not compared (A-surrogate not run)."
-    )
+    said = stats.sentence(stats.paired(two, "A", "A-surrogate"))
+    assert said.startswith("The model with the circuit (A) was not compared with the classical stand-in")
+    assert said.endswith("(A-surrogate not run).")
 
 
 def test_lower_gives_the_size_of_the_difference_and_its_ends():
     found = replace(family(noise((5, 4), 1), noise((5, 4), 2)), value=-0.05, low=-0.07, high=-0.03, p_holm=0.01)
     found = replace(found, p_equivalent=0.9)
-    assert stats.sentence(found) == "A is lower than C by 5.0 points [3.0, 7.0] (5 splits, 20 seeds)."
+    assert stats.sentence(found) == (
+        f"T{A[1:]} is right less often than {C}, by about 5 of 100 "
+        "images: A minus C is -5.0 points [-7.0, -3.0] (5 splits, 20 seeds)."
+    )
+
+
+def test_a_difference_that_holm_doubts_is_explained():
+    found = replace(family(noise((5, 4), 1), noise((5, 4), 2)), value=0.05, low=0.01, high=0.09, p_holm=0.06)
+    said = stats.sentence(replace(found, p_equivalent=0.9))
+    assert "of 4 comparisons one does so by chance more easily than a single one" in said and "(Holm)" in said
 
 
 def test_higher_needs_both_the_interval_and_holm():
@@ -222,7 +257,9 @@ def test_summary_by_hand():
     values = 0.8 + noise((5, 4), 1)
     row = stats.summary(synthetic.metrics({"A": values})).iloc[0]
     means = values.mean(axis=1)
-    low, high = scipy_stats.t.interval(0.95, 4, means.mean(), means.std(ddof=1) * np.sqrt(1 / 5 + RATIO))
+    mean = means.mean()
+    error = means.std(ddof=1) * np.sqrt(1 / 5 + RATIO) / (mean * (1 - mean))
+    low, high = expit(scipy_stats.t.interval(0.95, 4, np.log(mean / (1 - mean)), error))
     assert tuple(row[["mean", "sd", "low", "high"]]) == pytest.approx((values.mean(), values.std(ddof=1), low, high))
     assert (row["n"], row["n_splits"]) == (20, 5)
 
@@ -301,3 +338,73 @@ def test_what_an_interval_covers_is_said():
     assert "for that backbone alone" in told[1][2][0]
     assert told[3][0] == f"{stats.OVER_SOURCES}; 3 initial backbones"
     assert told[6][0] == f"{stats.OVER_SPLITS}; 6 initial backbones" and "draws 6 initial" in told[6][2][0]
+
+
+# ---- splits x images -------------------------------------------------------------------------------------------------
+
+
+def crossed_by_hand(values, units):
+    """The variance of the module's docstring, with loops instead of matrices."""
+    means = {j: np.nanmean(row) for j, row in enumerate(values)}
+    of_unit = {u: np.mean([means[j] for j in means if units[j] == u]) for u in set(units)}
+    k = len(of_unit)
+    splits_part = np.var(list(of_unit.values()), ddof=1) / k
+    products, overlaps = [], []
+    for i in means:
+        for j in means:
+            if units[i] != units[j]:
+                both = np.isfinite(values[i]) & np.isfinite(values[j])
+                products += list((values[i][both] - means[i]) * (values[j][both] - means[j]))
+                overlaps.append(both.sum() / np.isfinite(values[i]).sum() / np.isfinite(values[j]).sum())
+    rest = [(row - means[j])[np.isfinite(row)] for j, row in enumerate(values)]
+    largest = sum((r**2).sum() for r in rest) / (sum(map(len, rest)) - len(rest))
+    component = min(max(np.mean(products), 0), largest) if products else 0
+    images_part = component * np.mean(overlaps)
+    n = np.isfinite(values).any(axis=0).sum()
+    variance = splits_part + images_part
+    df = variance**2 / (splits_part**2 / (k - 1) + images_part**2 / (n - 1))
+    return np.sqrt(1.15 * variance), df
+
+
+@pytest.mark.parametrize("units", [[0, 1, 2, 3, 4, 5], [0, 1, 2, 0, 1, 2]])
+@pytest.mark.parametrize("tested", [0.3, 1.0])
+def test_the_crossed_error_is_what_loops_give(units, tested):
+    rng = np.random.default_rng(3)
+    values = rng.normal(size=(6, 40)) + rng.normal(size=40) + rng.normal(size=(6, 1))
+    values[rng.random(values.shape) > tested] = np.nan
+    assert stats.crossed_error(values, units) == pytest.approx(crossed_by_hand(values, units))
+
+
+def test_folds_that_share_no_image_leave_scipys_t():
+    """One round of folds: nothing is tested twice, so only the spread of the splits is left (and UNSEEN)."""
+    rng = np.random.default_rng(0)
+    values = np.full((5, 50), np.nan)
+    for j in range(5):
+        values[j, 10 * j : 10 * j + 10] = rng.normal(size=10)
+    error, df = stats.crossed_error(values, range(5))
+    assert error == pytest.approx(np.sqrt(1.15) * scipy_stats.sem(np.nanmean(values, axis=1)))
+    assert df == pytest.approx(4)
+
+
+def test_models_that_agree_on_every_split_leave_the_images():
+    """Every split gives the same values for the same 30 images: more splits tell nothing more, more images would."""
+    image = np.random.default_rng(0).normal(size=30)
+    error, df = stats.crossed_error(np.tile(image, (8, 1)), range(8))
+    assert error == pytest.approx(
+        np.sqrt(1.15 * (image - image.mean()) @ (image - image.mean()) * 8 / (30 * 8 - 8) / 30), rel=0.04
+    )
+    assert df == pytest.approx(29)
+
+
+def test_the_detectable_difference_is_detected_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    seen = 0
+    one = stats.estimate(
+        pd.Series(dtype=float, index=pd.MultiIndex.from_arrays([[], []], names=["seed", "split"])), 0.5
+    )
+    least = stats.detectable(replace(one, error=1.0, df=20.0))
+    for _ in range(2000):
+        error = np.sqrt(rng.chisquare(20) / 20)  # as an estimate with 20 degrees of freedom comes out around 1
+        seen += abs(least + rng.normal()) > scipy_stats.t.ppf(0.975, 20) * error
+    assert 0.78 < seen / 2000 < 0.84
+    assert np.isnan(stats.detectable(one))

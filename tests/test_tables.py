@@ -105,10 +105,12 @@ def test_seeds_of_one_variant_may_come_from_several_runs(study):
 
 def test_the_answer_counts_how_the_tests_ended_and_names_every_group(every):
     lines = tables.answer(every["comparisons"])
-    assert lines[0].startswith("Of 16 pre-specified comparisons of A")  # 8 of 24 were not run
+    assert lines[0].startswith("Of 16 comparisons of A that were fixed beforehand")  # 8 of 24 were not run
     assert len(lines) == 1 + 6
-    assert lines[1].startswith("ants_bees, resnet18-source (2019 settings, as published): A minus C is ")
-    assert lines[-1].startswith("spirals (2019 settings, fixed): A minus C-matched is ")
+    assert lines[1].startswith(
+        "ants_bees, resnet18-source (2019 settings, as published): On this one split: A minus C is "
+    )
+    assert lines[-1].startswith("spirals (2019 settings, fixed): On this one split: A minus C-matched is ")
 
 
 def test_tables_and_answer_say_which_backbones_an_interval_covers(tmp_path):
@@ -118,7 +120,7 @@ def test_tables_and_answer_say_which_backbones_an_interval_covers(tmp_path):
     found = tables.comparisons(frames)
     found = found[found["verdict"] != "not run"]
     assert set(found["interval"]) == set(tables.accuracy(frames).query("n > 0")["interval"])
-    assert set(found["interval"]) == {"corrected t over splits; 5 initial backbones"}
+    assert set(found["interval"]) == {"over splits and test images; 5 initial backbones"}
     assert set(tables.factorial(frames)["interval"]) == set(found["interval"])
     assert "draws 5 initial backbones, intervals cover" in tables.answer(found)[-1]
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
@@ -14,6 +15,7 @@ from qtl_utils.study.paths import atomic
 
 SUBSETS = ("train", "validation", "test")
 PROTOCOLS = ("repeated", "as_published", "fixed")
+REST = "rest"  # the size of a test set that takes every sample which neither trains nor selects
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,11 +55,15 @@ def make_splits(
     seed: int = 0,
     train: float = 0.6,
     validation: float = 0.2,
-    test: float = 0.2,
+    test: float | str = REST,
 ) -> Splits:
     """Splits of `dataset`, stratified by class; sizes are fractions (float) or numbers of samples (int).
 
-    "repeated" draws `n_splits` of them, each from [seed, split] alone; samples with equal content stay together.
+    test: a size, or "rest": whatever neither trains nor validates is tested on.
+    "repeated" draws `n_splits` of them in rounds. Within a round every class stands in one random order, from which
+    the splits cut their subsets at equally spaced offsets: their test sets (or, if these are larger, their training
+    sets) have as little in common as the data allow. A split depends on `seed` and its own number alone. Samples with
+    equal content stay together.
     "as_published" is the source's own train set, tested on its test (else validation) set, no validation.
     "fixed" is the source's own train, validation and test; a missing validation is cut from train.
     ValueError when a class has too few samples for a subset, or the source gives no such subset.
@@ -70,7 +76,8 @@ def make_splits(
     if protocol == "repeated":
         asked = {"train": train, "validation": validation, "test": test}
         everything = np.arange(len(dataset.labels))
-        drawn = [_draw(dataset, everything, asked, np.random.default_rng([seed, s])) for s in range(n_splits)]
+        size = splits_per_round(asked, len(everything))
+        drawn = [_draw(dataset, everything, asked, [seed, s // size], s % size, size) for s in range(n_splits)]
         return Splits(protocol, np.array(drawn))
     given = np.array(dataset.given)
     tested = "test" if protocol == "fixed" or "test" in given else "validation"
@@ -86,13 +93,26 @@ def make_splits(
         if rest <= 0:
             few = f"validation={validation} leaves none of the {len(pool)} training samples of {dataset.name!r}"
             raise ValueError(f"{few}; ask for fewer.")
-        rng = np.random.default_rng([seed, 0])
-        subsets[pool] = _draw(dataset, pool, {"train": rest, "validation": validation}, rng)
+        subsets[pool] = _draw(dataset, pool, {"train": rest, "validation": validation}, [seed, 0])
     return Splits(protocol, subsets[None])
 
 
-def _draw(dataset: Dataset, pool: np.ndarray, asked: dict[str, float], rng: np.random.Generator) -> np.ndarray:
-    """(len(pool),) subset of each sample of `pool`: stratified, and equal hashes in one subset."""
+def splits_per_round(asked: Mapping[str, float | str], n: int) -> int:
+    """How often the smaller of train and test fits into n samples: so many splits share one order of the samples."""
+    totals = dict(zip(asked, _totals("", asked, n), strict=False))
+    smaller = min(totals["train"], totals.get("test") or totals["train"])
+    return max(1, int(n // smaller))
+
+
+def _draw(
+    dataset: Dataset, pool: np.ndarray, asked: Mapping[str, float | str], seed: list[int], turn: int = 0, turns: int = 1
+) -> np.ndarray:
+    """(len(pool),) subset of each sample of `pool`: stratified, and equal hashes in one subset.
+
+    seed: of the random order; the first subset begins at its `turn`-th of `turns` equal parts.
+    """
+    order_rng = np.random.default_rng(seed)
+    copies_rng = np.random.default_rng([*seed, turn])
     labels = dataset.labels[pool]
     room = _room(dataset, labels, asked)  # (classes, subsets + unused) samples still to place
     column = np.empty(len(pool), dtype=int)
@@ -105,15 +125,17 @@ def _draw(dataset: Dataset, pool: np.ndarray, asked: dict[str, float], rng: np.r
         if not weight.any():
             name = dataset.ids[pool[members[0]]]
             raise ValueError(f"The {len(members)} copies of {name} fit into no subset together; remove copies.")
-        column[members] = chosen = rng.choice(len(weight), p=weight / weight.sum())
+        column[members] = chosen = copies_rng.choice(len(weight), p=weight / weight.sum())
         room[:, chosen] -= need
     for label, places in enumerate(room):
-        single = np.flatnonzero((size[group] == 1) & (labels == label))
-        column[single] = rng.permutation(np.repeat(np.arange(len(places)), places))
+        order = order_rng.permutation(np.flatnonzero(labels == label))
+        single = order[size[group[order]] == 1]
+        cut = np.repeat(np.arange(len(places)), places)
+        column[single] = np.roll(cut, round(turn / turns * len(cut)))
     return np.array([*asked, ""], dtype="<U10")[column]
 
 
-def _room(dataset: Dataset, labels: np.ndarray, asked: dict[str, float]) -> np.ndarray:
+def _room(dataset: Dataset, labels: np.ndarray, asked: Mapping[str, float | str]) -> np.ndarray:
     """(classes, subsets + unused) number of samples: totals as asked, each in proportion to the classes."""
     totals = _totals(dataset.name, asked, len(labels))
     left = np.bincount(labels, minlength=len(dataset.classes))
@@ -132,19 +154,21 @@ def _room(dataset: Dataset, labels: np.ndarray, asked: dict[str, float]) -> np.n
     return room
 
 
-def _totals(name: str, asked: dict[str, float], n: int) -> np.ndarray:
-    """(subsets + unused,) number of samples in each, from all fractions or all numbers."""
-    sizes = np.array([float(v) if isinstance(v, Real) and not isinstance(v, bool) else -1 for v in asked.values()])
+def _totals(name: str, asked: Mapping[str, float | str], n: int) -> np.ndarray:
+    """(subsets + unused,) number of samples in each, from fractions only or numbers only; "rest" leaves none unused."""
+    numbers = [value for value in asked.values() if value != REST]
+    sizes = np.array([float(v) if isinstance(v, Real) and not isinstance(v, bool) else -1 for v in numbers])
     text = ", ".join(f"{subset}={size}" for subset, size in asked.items())
-    counted = all(isinstance(v, Integral) for v in asked.values() if v)
+    counted = all(isinstance(v, Integral) for v in numbers if v)
     if not (sizes >= 0).all() or not sizes[0]:
         raise ValueError(f"Split sizes {text}: expected numbers of at least 0, and some for train.")
-    if not counted and (any(isinstance(v, Integral) for v in asked.values() if v) or sizes.sum() > 1 + 1e-9):
+    if not counted and (any(isinstance(v, Integral) for v in numbers if v) or sizes.sum() > 1 + 1e-9):
         raise ValueError(f"Split sizes {text}: expected fractions with a sum of at most 1, or whole numbers only.")
     if counted and sizes.sum() > n:
         raise ValueError(f"Split sizes {text}: dataset {name!r} holds only {n} samples; ask for fewer.")
     shares = sizes if counted else sizes * n
-    return _round_shares(np.append(shares, max(n - shares.sum(), 0)), n)
+    left = max(n - shares.sum(), 0)
+    return _round_shares(np.append(shares, [left, 0] if REST in asked.values() else left), n)
 
 
 def _round_shares(shares: np.ndarray, total: int) -> np.ndarray:

@@ -8,7 +8,6 @@ import pandas as pd
 from qtl_utils.results import stats
 from qtl_utils.results.stats import Comparison, Estimate
 
-TEST = "Nadeau-Bengio t"
 ALTERED = "A with "
 ZEROED = "A with zeroed angles"  # what arms of a trained, altered A are called
 ABLATED = ("A-zero", "A-frozen", "A-separable")  # a second family: retrained with another circuit
@@ -17,7 +16,7 @@ UNIT = {"circuit": " rad"}
 
 def counts(found: Estimate | pd.Series) -> str:
     """How many splits, seeds and backbones stand behind an estimate, and what its interval is."""
-    return f"{stats.counts(found)}; {TEST if found.n_splits > 1 else stats.ONE_SPLIT}"
+    return f"{stats.counts(found)}; {found.interval}"
 
 
 def moved(travel: pd.DataFrame, test_to_train: float, nominal: dict[str, float]) -> list[str]:
@@ -117,9 +116,9 @@ def ladder(metrics: pd.DataFrame) -> pd.DataFrame:
 
 def tested(tests: Sequence[Comparison]) -> list[str]:
     """The sentence of each comparison with the test behind it."""
-    how = f"{TEST}, Holm over {len(tests)}"
     plain = [stats.sentence(t).rstrip(".") for t in tests]
-    return [f"{text}." if np.isnan(t.p) else f"{text}; {how}." for text, t in zip(plain, tests, strict=True)]
+    how = [f"; {t.interval}, Holm over {len(tests)}" if np.isfinite(t.p) else "" for t in tests]
+    return [f"{text}{test}." for text, test in zip(plain, how, strict=True)]
 
 
 def used_and_useful(metrics: pd.DataFrame) -> list[str]:
@@ -162,9 +161,9 @@ def effects(table: pd.DataFrame) -> list[str]:
             scale, unit, digits = (100, " points", 1) if row["metric"] in stats.FRACTIONS else (1, "", 3)
             value, low, high = (f"{scale * row[name]:+.{digits}f}" for name in ("value", "low", "high"))
             leaves_out_zero = row["low"] * row["high"] > 0
-            verdict = "" if leaves_out_zero else ", not distinguishable from zero"
+            verdict = "" if leaves_out_zero else ", too small to tell from zero"
             if leaves_out_zero and not p < stats.ALPHA:
-                verdict = ", not distinguishable from zero after Holm, though the interval leaves it out"
+                verdict = f", no proof with {len(part)} such tests allowed for (Holm), though the interval leaves out zero"
             verdict = verdict if row["n_splits"] > 1 else ""
             what = f"{row['schedule']}, {effect} on {NAMES[row['metric']]}: {value}{unit} [{low}, {high}]{verdict}"
             lines.append(f"{what} ({_behind(row, len(part))}).")
@@ -198,10 +197,10 @@ def crossing(table: pd.DataFrame, column: str, what: str) -> str:
         return f"{what}: not tested on one split; the differences stand in the table."
     if found.empty:
         shown = f"{table[column].min():g} to {table[column].max():g}"
-        return f"{what}: not distinguishable from zero at any {column} from {shown} ({n})."
+        return f"{what}: too small to tell from zero at any {column} from {shown} ({n})."
     said = [
         f"{100 * r['value']:+.1f} points [{100 * r['low']:+.1f}, {100 * r['high']:+.1f}] at {column} {r[column]:g}"
         for _, r in found.iterrows()
     ]
-    rest = " and not distinguishable from zero elsewhere" if len(found) < len(table) else ""
+    rest = " and too small to tell from zero elsewhere" if len(found) < len(table) else ""
     return f"{what}: {'; '.join(said)}{rest} ({n})."

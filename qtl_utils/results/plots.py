@@ -277,7 +277,8 @@ def confusion(predictions: pd.DataFrame) -> Figure:
     figure, axes = _grid(len(order), 4, 2.3, sharex=True, sharey=True)
     for i, (ax, variant) in enumerate(zip(axes, order, strict=True)):
         rows = predictions[predictions["variant"] == variant]
-        counts = pd.crosstab(rows["label"], rows["prediction"]).reindex(classes, columns=classes, fill_value=0)
+        counts = rows.pivot_table(index="label", columns="prediction", values="n", aggfunc="sum", fill_value=0)
+        counts = counts.reindex(index=classes, columns=classes, fill_value=0)
         share = 100 * counts.div(counts.sum(axis=1), axis=0)
         numbers = {"annot": len(classes) <= 6, "fmt": ".0f", "annot_kws": {"fontsize": 7}}
         sns.heatmap(share, ax=ax, vmin=0, vmax=100, cmap="Blues", cbar=False, square=True, **numbers)

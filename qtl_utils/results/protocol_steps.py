@@ -51,7 +51,7 @@ def step_sentence(row: dict) -> str:
     text += f" [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}] ({n})"
     if row["by_construction"]:
         return f"{text}; positive by construction, so only its size tells something."
-    return text + ("; not distinguishable from zero." if row["low"] <= 0 <= row["high"] else ".")
+    return text + ("; too small to tell from zero." if row["low"] <= 0 <= row["high"] else ".")
 
 
 def lead_sentences(scores: pd.DataFrame, a: str, b: str) -> list[str]:

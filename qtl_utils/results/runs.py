@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import safetensors.numpy
 
 from qtl_utils.study.names import NO_BACKBONE
 from qtl_utils.study.paths import atomic
@@ -17,7 +18,7 @@ _RUN_KEYS = KEYS[:-2]
 VALUES = ["loss", "accuracy", "balanced_accuracy", "ece"]
 METRICS = [*KEYS, "source", "subset", "epoch_kind", "epoch", "n", *VALUES]
 HISTORY = [*KEYS, "epoch", "subset", "loss", "accuracy"]
-PREDICTIONS = [*KEYS, "subset", "epoch_kind", "id", "label", "prediction", "probability"]
+PREDICTIONS = [*_RUN_KEYS, "subset", "epoch_kind", "id", "label", "prediction", "n", "probability"]
 LEARNING_RATES = ["lr_classical", "lr_quantum", "lr_backbone"]
 COUNTS = ["total", "trainable", "receiving_gradient", "quantum"]
 COSTS = ["all_seeds_seconds", "one_seed_seconds", "peak_memory_bytes"]
@@ -41,12 +42,18 @@ _TYPES["source"] = "Int64"  # which initial backbone of the study's own; empty w
 _TYPES |= dict.fromkeys(_FLOATS, "float64")
 _ALLOWED = {"subset": {"train", "validation", "test"}, "epoch_kind": {"best", "last"}}
 _REPEATED = [*GROUP, "variant", "seed", "split"]
+OUTCOMES = "outcomes.safetensors"  # of a run: what became of every test image, see `_write_outcomes`
 
 
 def tidy(frame: pd.DataFrame, kind: str, source: str | Path = "") -> pd.DataFrame:
-    """`frame` with the columns of `kind`, ordered, typed and sorted; ValueError names a wrong column."""
+    """`frame` with the columns of `kind`, ordered, typed and sorted; ValueError names a wrong column.
+
+    Metrics keep a column `images` where they have one.
+    """
     columns = COLUMNS[kind]
     source = source or f"{kind} table"
+    images = frame["images"] if kind == "metrics" and "images" in frame else None
+    frame = frame.drop(columns=[] if images is None else "images")
     for name in columns:
         if name not in frame.columns:
             raise ValueError(f"{source}: column '{name}' is missing; expected {', '.join(columns)}.")
@@ -54,6 +61,8 @@ def tidy(frame: pd.DataFrame, kind: str, source: str | Path = "") -> pd.DataFram
         if name not in columns:
             raise ValueError(f"{source}: unknown column '{name}'; expected {', '.join(columns)}.")
     frame = pd.DataFrame({name: _typed(frame[name], name, source) for name in columns})
+    if images is not None:
+        frame["images"] = images
     order = [n for n in columns if _TYPES.get(n, "str") in ("str", "int64") or n in LEARNING_RATES]
     return frame.sort_values(order, kind="stable", ignore_index=True)
 
@@ -101,13 +110,45 @@ def write_run(
     if tuning is not None:
         frames["tuning"] = tuning
     frames = {kind: tidy(frame, kind, folder / f"{kind}.csv") for kind, frame in frames.items()}
+    metrics = frames["metrics"]
+    frames["metrics"] = metrics.drop(columns="images", errors="ignore")
     text = json.dumps(config, indent=2, sort_keys=True, default=str, ensure_ascii=False) + "\n"
     with contextlib.ExitStack() as stack:  # closes last in, first out
         for kind, frame in frames.items():
             write_csv(frame, stack.enter_context(atomic(folder / f"{kind}.csv")))
         stack.enter_context(atomic(folder / "config.json")).write_text(text, encoding="utf-8")
+        if "images" in metrics:
+            _write_outcomes(metrics, stack.enter_context(atomic(folder / OUTCOMES)))
     if tuning is None:
         (folder / "tuning.csv").unlink(missing_ok=True)
+
+
+_OUTCOME_KEYS = ["variant", "settings", "epoch_kind"]
+
+
+def _write_outcomes(metrics: pd.DataFrame, path: Path) -> None:
+    """The column `images` of the test rows: per variant, settings and kind of epoch an array (R, 2, N) float32.
+
+    R trainings in the order of their seeds; whether each of the N images was right, and its loss.
+    """
+    test = metrics[metrics["subset"] == "test"].sort_values(["seed", "split"], kind="stable")
+    parts = {"/".join(key): np.stack(list(part["images"])) for key, part in test.groupby(_OUTCOME_KEYS)}
+    safetensors.numpy.save_file(parts, path)
+
+
+def read_metrics(folder: Path) -> pd.DataFrame:
+    """The metrics of a run, with the column `images` where the run kept what became of every test image."""
+    metrics = read_table(folder / "metrics.csv", "metrics")
+    metrics["images"] = None
+    if not (folder / OUTCOMES).is_file():
+        return metrics
+    outcomes = safetensors.numpy.load_file(folder / OUTCOMES)
+    test = metrics[metrics["subset"] == "test"].sort_values(["seed", "split"], kind="stable")
+    cells = pd.Series(index=metrics.index, dtype=object)
+    for key, part in test.groupby(_OUTCOME_KEYS):
+        cells[part.index] = list(outcomes["/".join(key)])
+    metrics["images"] = cells.where(cells.notna(), None)
+    return metrics
 
 
 def read_table(path: Path, kind: str) -> pd.DataFrame:
@@ -119,6 +160,8 @@ def read_table(path: Path, kind: str) -> pd.DataFrame:
 
 def read_runs(study_dir: str | Path) -> dict[str, pd.DataFrame]:
     """One table per kind (metrics, history, predictions, variants, tuning) over all finished runs of a study.
+
+    Metrics have one more column, `images`, as `scores.score_metrics` gives it.
 
     Raises FileNotFoundError where no run has finished, ValueError where a file is not as COLUMNS says or two
     runs hold the same seed of the same variant under the same dataset, backbone, settings and protocol.
@@ -133,7 +176,7 @@ def read_runs(study_dir: str | Path) -> dict[str, pd.DataFrame]:
         files = [folder / f"{kind}.csv" for folder in folders]
         if kind == "tuning":
             files = [path for path in files if path.exists()]
-        frames = [read_table(path, kind) for path in files]
+        frames = [read_metrics(path.parent) if kind == "metrics" else read_table(path, kind) for path in files]
         frames = [frame for frame in frames if len(frame)] or [tidy(pd.DataFrame(columns=columns), kind)]
         tables[kind] = pd.concat(frames, ignore_index=True)
     _refuse_repeats(tables["metrics"])

@@ -1,14 +1,25 @@
-"""Paired statistics that respect seeds and splits, and sentences that say no more than the numbers do.
+"""Paired statistics that respect seeds, splits and images, and sentences that say no more than the numbers do.
 
-Rows of seed x split are never pooled as independent. Values are averaged over seeds within each split, and
-the J split means are tested with Nadeau & Bengio's corrected t ("Inference for the generalization error",
-Machine Learning 52, 2003): variance x (1/J + n_test/n_train), J - 1 degrees of freedom: splits share images.
+Three things could have come out differently: the seed, the split (which images trained) and the images that were there
+to test on. Rows of seed x split are never pooled as independent: values are averaged over seeds within each split.
+The J split means of a difference then vary by S^2, which divided by J is what seeds and training sets leave in their
+mean; but the splits test on the same images again and again, and what these have in common does not average out. How
+much that is, is seen in the images: two splits that both tested an image give it values whose covariance is the part
+that belongs to the image (a variance component of the crossed design split x image, by the method of moments; Searle,
+Casella & McCulloch, "Variance Components", 1992). With v for it and o for how much two test sets overlap,
+
+    variance of the mean = UNSEEN (S^2 / J + v o),    degrees of freedom after Satterthwaite (1946).
+
+Test sets that share nothing (one round of folds) have o = 0. What training sets share shows in neither term; UNSEEN is
+what it added in simulated studies whose truth is known (`qtl_utils.analyses.calibration`, which measures the coverage
+of everything here). Where values per image are not known (another measure than accuracy and loss), the older interval
+of Nadeau & Bengio ("Inference for the generalization error", Machine Learning 52, 2003) takes its place: variance
+S^2 (1/J + n_test/n_train), J - 1 degrees of freedom. It stands beside the new one as `nb_low`, `nb_high`.
 
 Where the study trains (or draws) the backbones itself, they are one more thing that could have come out differently.
 With a backbone of its own in every split, the split means vary with the backbones too and the interval covers them.
 Where k splits share each of the backbones, these are the units: split means are averaged over the splits of a backbone
-first. Such averages are more alike than single splits: the correlation that gives n_test/n_train there gives k times
-that here. With a single backbone the interval holds for that one alone, and every sentence says so.
+first. With a single backbone the interval holds for that one alone, and every sentence says so.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,6 +28,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 import pandas as pd
 from scipy import stats as scipy_stats
+from scipy.special import expit, logit
 
 from qtl_utils.results.runs import GROUP, in_order
 
@@ -26,13 +38,18 @@ FRACTIONS = ("accuracy", "balanced_accuracy", "ece")  # shown in points, equival
 FAMILY = ("C", "C-matched", "A-none", "A-surrogate")  # A against each of these, fixed beforehand
 CELLS = {"frozen, linear": "C", "full, linear": "B", "frozen, circuit": "A", "full, circuit": "A-joint"}
 FACTORS = ("circuit instead of linear head", "full instead of frozen backbone")
-OVER_SPLITS = "corrected t over splits"
-OVER_SOURCES = "corrected t over initial backbones"
+IMAGES = {"accuracy": 0, "loss": 1}  # measures that are known per image: where in the column `images` of metrics
+UNSEEN = 1.15  # variance that training sets have in common and that neither splits nor images show: measured
+POWER = 0.8  # the probability with which a difference is to be seen
+CROSSED = "over splits and test images"
+CROSSED_SOURCES = "over initial backbones and test images"
+OVER_SPLITS = "Nadeau-Bengio t over splits"
+OVER_SOURCES = "Nadeau-Bengio t over initial backbones"
 ONE_SPLIT = "seed variation only, this split"
 _ZERO = 1e-12  # a standard deviation below this is rounding
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Estimate:
     """A mean with its 95 % interval; `p` and `p_equivalent` are NaN where no test is possible."""
 
@@ -46,9 +63,14 @@ class Estimate:
     n_pairs: int
     n_sources: int  # initial backbones that the study made itself; 0 where their weights are given
     interval: str
+    error: float = np.nan  # standard error of `value`
+    df: float = np.nan  # degrees of freedom of the interval
+    n_images: int = 0  # distinct test images, where values per image are known
+    nb_low: float = np.nan  # the interval of Nadeau and Bengio
+    nb_high: float = np.nan
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Comparison(Estimate):
     """The difference a - b; `family` says whether it belongs to the pre-specified tests."""
 
@@ -56,38 +78,77 @@ class Comparison(Estimate):
     b: str
     metric: str
     family: bool = False
+    n_tests: int = 1  # comparisons in the family
     p_holm: float = np.nan
     not_run: str = ""
 
 
 def corrected_t(means: Sequence[float], test_to_train: float, bound: float = BOUND) -> dict[str, float]:
-    """Mean, 95 % interval, p and TOST p of split means; NaN where all are equal, as nothing can be tested."""
+    """Nadeau and Bengio's mean, 95 % interval, p and TOST p of split means; NaN where all are equal."""
     means = np.asarray(means, float)
-    value = means.mean()
     deviation = means.std(ddof=1)
-    if not deviation > _ZERO:
-        nan = np.nan
-        return {"value": value, "low": nan, "high": nan, "p": nan, "p_equivalent": nan}
-    error = deviation * np.sqrt(1 / len(means) + test_to_train)
-    df = len(means) - 1
+    error = deviation * np.sqrt(1 / len(means) + test_to_train) if deviation > _ZERO else 0.0
+    return tested(means.mean(), error, len(means) - 1, bound)
+
+
+def tested(value: float, error: float, df: float, bound: float = BOUND) -> dict[str, float]:
+    """`value` with its 95 % interval, the p of "it is zero" and the TOST p; NaN where the error is zero."""
+    if not error > _ZERO:
+        nothing = ("low", "high", "p", "p_equivalent", "error", "df")
+        return {"value": value} | dict.fromkeys(nothing, np.nan)
     low, high = t_interval(value, error, df)
     p = 2 * scipy_stats.t.sf(abs(value) / error, df)
-    return {"value": value, "low": low, "high": high, "p": p, "p_equivalent": tost(value, error, df, bound)}
+    equivalent = tost(value, error, df, bound)
+    return {"value": value, "low": low, "high": high, "p": p, "p_equivalent": equivalent, "error": error, "df": df}
 
 
-def t_interval(value: float, error: float, df: int) -> tuple[float, float]:
+def crossed_error(values: np.ndarray, units: Sequence[int]) -> tuple[float, float]:
+    """Standard error of the mean over units of the means over images, and its degrees of freedom.
+
+    values: (J, N) of J splits and N images, means over seeds, NaN where a split does not test an image.
+    units: (J,) which splits belong together (to one initial backbone); each split its own unit otherwise.
+    See the module's docstring for the formula.
+    """
+    units = np.asarray(units)
+    seen = np.isfinite(values)
+    sizes = seen.sum(axis=1)
+    means = np.nansum(values, axis=1) / sizes
+    unit_means = np.array([means[units == unit].mean() for unit in np.unique(units)])
+    n_units = len(unit_means)
+    splits_part = unit_means.var(ddof=1) / n_units
+    rest = np.where(seen, values - means[:, None], 0.0)  # what is left of a split's mean, (J, N)
+    shared = seen.astype(float) @ seen.T.astype(float)  # images that two splits both test, (J, J)
+    apart = units[:, None] != units[None, :]
+    common = (rest @ rest.T)[apart].sum() / max(shared[apart].sum(), 1)  # the covariance of an image with itself
+    largest = (rest**2).sum() / max(sizes.sum() - len(sizes), 1)
+    overlap = (shared / np.outer(sizes, sizes))[apart].mean()
+    images_part = np.clip(common, 0, largest) * overlap
+    variance = splits_part + images_part
+    n_images = int(seen.any(axis=0).sum())
+    if not variance > _ZERO**2:
+        return 0.0, n_units - 1
+    df = variance**2 / (splits_part**2 / (n_units - 1) + images_part**2 / max(n_images - 1, 1))
+    return float(np.sqrt(UNSEEN * variance)), float(df)
+
+
+def t_interval(value: float, error: float, df: float) -> tuple[float, float]:
     """The 95 % interval of a mean with standard error `error`."""
     half = scipy_stats.t.ppf(1 - ALPHA / 2, df) * error
     return value - half, value + half
 
 
-def tost(value: float, error: float, df: int, bound: float = BOUND) -> float:
+def tost(value: float, error: float, df: float, bound: float = BOUND) -> float:
     """The p value of "the true value lies outside -bound..bound" (two one-sided t tests, Schuirmann 1987)."""
     return float(max(scipy_stats.t.sf((value + bound) / error, df), scipy_stats.t.cdf((value - bound) / error, df)))
 
 
-def estimate(values: pd.Series, test_to_train: float, bound: float = BOUND) -> Estimate:
-    """The estimate of one number per (seed, split), given as a series indexed by both, and by source where known."""
+def estimate(
+    values: pd.Series, test_to_train: float, bound: float = BOUND, images: pd.Series | None = None
+) -> Estimate:
+    """The estimate of one number per (seed, split), given as a series indexed by both, and by source where known.
+
+    images: the same per test image, an array (N,) for every row of `values`, NaN where an image was not tested.
+    """
     by_split = values.groupby("split").mean()
     sources = _sources(values.index)
     counts = {"n_splits": len(by_split), "n_seeds": values.index.unique("seed").size, "n_pairs": len(values)}
@@ -96,20 +157,34 @@ def estimate(values: pd.Series, test_to_train: float, bound: float = BOUND) -> E
     if values.empty or not np.isfinite(values).all():
         return Estimate(value=np.nan, **nothing, **counts, interval="")
     if len(by_split) > 1:
-        units = by_split
-        interval = OVER_SPLITS
-        each = 1.0
-        if 1 < counts["n_sources"] < len(by_split):
-            units = by_split.groupby(sources).mean()
-            interval = OVER_SOURCES
-            each = len(by_split) / len(units)
-        return Estimate(**corrected_t(units, each * test_to_train, bound), **counts, interval=interval)
+        shared = 1 < counts["n_sources"] < len(by_split)
+        units = sources.reindex(by_split.index).astype(int) if shared else pd.Series(by_split.index, by_split.index)
+        means = by_split.groupby(units).mean()
+        older = corrected_t(means, len(by_split) / len(means) * test_to_train, bound)
+        beside = {"nb_low": older["low"], "nb_high": older["high"]}
+        if images is None or images.isna().any():
+            return Estimate(**older, **counts, **beside, interval=OVER_SOURCES if shared else OVER_SPLITS)
+        table = np.stack([np.mean(np.stack(list(part)), axis=0) for _, part in images.groupby("split")]).astype(float)
+        error, df = crossed_error(table, units.to_numpy())
+        counts["n_images"] = int(np.isfinite(table).any(axis=0).sum())
+        found = tested(means.mean(), error, df, bound)
+        return Estimate(**found, **counts, **beside, interval=CROSSED_SOURCES if shared else CROSSED)
     value = values.mean()
     n = len(values)
     deviation = values.std(ddof=1) if n > 1 else np.nan
     if deviation > _ZERO:
         nothing["low"], nothing["high"] = t_interval(value, deviation / np.sqrt(n), n - 1)
     return Estimate(value=value, **nothing, **counts, interval=ONE_SPLIT)
+
+
+def of_images(rows: pd.DataFrame, metric: str) -> pd.Series | None:
+    """The value per image of every row of metrics, as `estimate` takes them; None where they are not known."""
+    if metric not in IMAGES or "images" not in rows or rows["images"].isna().any():
+        return None
+    column = [cell[IMAGES[metric]] for cell in rows["images"]]
+    held = pd.Series(index=rows.index, dtype=object)
+    held[:] = column
+    return held
 
 
 def _sources(index: pd.MultiIndex) -> pd.Series:
@@ -120,14 +195,23 @@ def _sources(index: pd.MultiIndex) -> pd.Series:
     return rows["source"]
 
 
-def _values(metrics: pd.DataFrame, variants: Sequence[str], metric: str, epoch_kind: str) -> pd.DataFrame:
-    """Test values, a column per variant and a row per (seed, split) that all of them ran; measured NaNs stay."""
+def _values(
+    metrics: pd.DataFrame, variants: Sequence[str], metric: str, epoch_kind: str
+) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """Test values, a column per variant and a row per (seed, split) that all of them ran; measured NaNs stay.
+
+    And the same per image, an array in every cell; None where these are not known.
+    """
     if len(metrics[GROUP].drop_duplicates()) > 1:
         raise ValueError(f"metrics mix several {' / '.join(GROUP)}: take one of runs.groups(metrics).")
     rows = metrics[(metrics["epoch_kind"] == epoch_kind) & (metrics["subset"] == "test")]
     rows = rows.set_index(keys_of(rows))
-    columns = {v: rows.loc[rows["variant"] == v, metric] for v in variants}
-    return pd.concat(columns, axis=1, join="inner")
+    parts = {v: rows[rows["variant"] == v] for v in variants}
+    values = pd.concat({v: part[metric] for v, part in parts.items()}, axis=1, join="inner")
+    images = {v: of_images(part, metric) for v, part in parts.items()}
+    if any(column is None for column in images.values()):
+        return values, None
+    return values, pd.concat(images, axis=1, join="inner")
 
 
 def keys_of(rows: pd.DataFrame) -> list[str]:
@@ -147,12 +231,13 @@ def size_ratio(metrics: pd.DataFrame) -> float:
 def paired(metrics: pd.DataFrame, a: str, b: str, metric="accuracy", epoch_kind="last") -> Comparison:
     """The difference a - b on the test set over the (seed, split) pairs common to both, in one group."""
     names = {"a": a, "b": b, "metric": metric}
-    pairs = _values(metrics, (a, b), metric, epoch_kind)
+    pairs, images = _values(metrics, (a, b), metric, epoch_kind)
     missing = [v for v in (a, b) if v not in set(metrics["variant"])]
     reason = f"{' and '.join(missing)} not run" if missing else ""
     reason = reason or ("no seed and split in common" if pairs.empty else "")
     bound = BOUND if metric in FRACTIONS else np.nan
-    found = estimate(pairs[a] - pairs[b], size_ratio(metrics), bound)
+    per_image = None if images is None else images[a] - images[b]
+    found = estimate(pairs[a] - pairs[b], size_ratio(metrics), bound, per_image)
     return Comparison(**asdict(found), **names, not_run=reason)
 
 
@@ -164,7 +249,7 @@ def family(metrics: pd.DataFrame) -> list[Comparison]:
 def together(tests: Sequence[Comparison]) -> list[Comparison]:
     """Comparisons that were fixed beforehand as one family, Holm-adjusted within it."""
     adjusted = holm([test.p for test in tests])
-    return [replace(t, family=True, p_holm=float(p)) for t, p in zip(tests, adjusted, strict=True)]
+    return [replace(t, family=True, n_tests=len(tests), p_holm=float(p)) for t, p in zip(tests, adjusted, strict=True)]
 
 
 def others(metrics: pd.DataFrame) -> list[Comparison]:
@@ -197,19 +282,26 @@ def factorial(
     `cells`: the variants with neither, the second, the first and both factors; `names`: first and second factor.
     Formed per (seed, split) run by all four cells; `note` says which cell is missing.
     """
-    pairs = _values(metrics, cells, metric, epoch_kind)
+    pairs, images = _values(metrics, cells, metric, epoch_kind)
     missing = [v for v in cells if v not in set(metrics["variant"])]
+    effects = _effects(pairs, cells, names)
+    per_image = dict.fromkeys(effects) if images is None else _effects(images, cells, names)
+    note = f"not run: {', '.join(missing)}" if missing else "" if len(pairs) else "no seed and split in common"
+    ratio = size_ratio(metrics)
+    bound = BOUND if metric in FRACTIONS else np.nan
+    found = {effect: estimate(values, ratio, bound, per_image[effect]) for effect, values in effects.items()}
+    rows = [{"effect": k, **asdict(v), "interval": described(v), "note": note} for k, v in found.items()]
+    return pd.DataFrame(rows)
+
+
+def _effects(pairs: pd.DataFrame, cells: Sequence[str], names: tuple[str, str]) -> dict[str, pd.Series]:
+    """The contrasts of a 2 x 2 design, of numbers or of arrays."""
     neither, second, first, both = (pairs[v] for v in cells)
-    effects = {
+    return {
         names[0]: ((first - neither) + (both - second)) / 2,
         names[1]: ((second - neither) + (both - first)) / 2,
         "interaction": (both - second) - (first - neither),
     }
-    note = f"not run: {', '.join(missing)}" if missing else "" if len(pairs) else "no seed and split in common"
-    ratio = size_ratio(metrics)
-    found = {effect: estimate(values, ratio) for effect, values in effects.items()}
-    rows = [{"effect": k, **asdict(v), "interval": described(v), "note": note} for k, v in found.items()]
-    return pd.DataFrame(rows)
 
 
 def summary(
@@ -226,9 +318,10 @@ def summary(
     rows = []
     for key, part in metrics.groupby(list(by), sort=True):
         test = part[(part["subset"] == "test") & (part["epoch_kind"] == epoch_kind)]
-        values = test.set_index(keys_of(test))[metric]
-        found = estimate(values, size_ratio(part))
-        low, high = np.clip([found.low, found.high], 0, 1) if metric in FRACTIONS else (found.low, found.high)
+        test = test.set_index(keys_of(test), drop=False)
+        values = test[metric]
+        found = estimate(values, size_ratio(part), images=of_images(test, metric))
+        low, high = share_interval(found) if metric in FRACTIONS else (found.low, found.high)
         row = {"mean": found.value, "sd": values.std(ddof=1), "low": low, "high": high}
         row |= {"n": len(values), "n_splits": found.n_splits, "n_sources": found.n_sources}
         row["interval"] = described(found)
@@ -236,6 +329,14 @@ def summary(
             row["collapsed"] = int(collapsed(test, n_classes[test["dataset"].iloc[0]]).sum())
         rows.append(dict(zip(by, key, strict=True)) | row)
     return pd.DataFrame(rows)
+
+
+def share_interval(found: Estimate) -> tuple[float, float]:
+    """The interval of a share such as an accuracy, formed on the scale of its log-odds: inside 0 .. 1, and lopsided."""
+    spread = found.value * (1 - found.value)
+    if not (found.error > 0 and spread > 0):
+        return tuple(np.clip([found.low, found.high], 0, 1))
+    return tuple(expit(t_interval(logit(found.value), found.error / spread, found.df)))
 
 
 def collapsed(metrics: pd.DataFrame, n_classes: int, tolerance: float = 0.02) -> pd.Series:
@@ -317,31 +418,86 @@ def verdict(comparison: Comparison) -> str:
     return "equivalent" if c.p_equivalent < ALPHA else "not distinguishable"
 
 
+PLAIN = {
+    "A": "the model with the circuit (A)",
+    "A-joint": "the network with the circuit, trained whole (A-joint)",
+    "B": "the network trained whole, without circuit (B)",
+    "C": "the linear head without circuit (C)",
+    "C-matched": "the equally large head without circuit (C-matched)",
+    "A-none": "the same model with its circuit taken out (A-none)",
+    "A-surrogate": "the classical stand-in for the circuit (A-surrogate)",
+}
+
+
+def detectable(found: Estimate, tests: int = 1) -> float:
+    """The smallest true value that would be told from zero with probability POWER, as certain as `found` is.
+
+    tests: over how many comparisons Holm's method allows for; the strictest of its steps is taken. NaN without `error`.
+    """
+    if not found.error > 0:
+        return np.nan
+    steps = scipy_stats.t.ppf([1 - ALPHA / 2 / tests, POWER], found.df)
+    return float(steps.sum() * found.error)
+
+
+def of_hundred(share: float) -> str:
+    """A difference of accuracies as a number of images in 100: "about 3 of 100 images"."""
+    number = 100 * abs(share)
+    return f"about {number:.0f} of 100 images" if number >= 0.95 else "fewer than 1 of 100 images"
+
+
 def sentence(comparison: Comparison) -> str:
-    """What the numbers allow one to say about a - b, in one sentence; "higher" only after Holm."""
+    """What the numbers allow one to say about a - b, in plain words first; "more often" only after Holm."""
     c = comparison
-    scale, unit, digits = (100, " points", 1) if c.metric in FRACTIONS else (1, "", 3)
-
-    def text(*values: float, sign="+") -> list[str]:
-        return [f"{round(scale * value, digits) + 0.0:{sign}.{digits}f}" for value in values]
-
-    difference, low, high = text(c.value, c.low, c.high)
-    ends = sorted([abs(c.low), abs(c.high)])
-    size = "by {}{} [{}, {}]".format(*text(abs(c.value), sign=""), unit, *text(*ends, sign=""))
-    of = "" if c.metric == "accuracy" else f" in {c.metric.replace('_', ' ')}"
-    plainly = f"{c.a} minus {c.b}{of} is {difference}{unit}" + (f" [{low}, {high}]" if c.low == c.low else "")
+    a, b = (PLAIN.get(name, name) for name in (c.a, c.b))
+    subject = f"{a[0].upper()}{a[1:]}"
     n = counts(c)
-    leaves_out_zero = "; the interval leaves out zero, but one of several may by chance (Holm)"
-    holm = leaves_out_zero if c.low * c.high > 0 else ""
-    near = ", which is equivalent within 2 points" if c.p_equivalent < ALPHA else ""
-    return {
-        "not run": f"{c.a} against {c.b}: not compared ({c.not_run}).",
-        "not a number": f"{c.a} against {c.b}: not compared, some of the {c.n_pairs} values are not numbers.",
-        "one split": f"{plainly} ({n}; {ONE_SPLIT}).",
-        "no variation": f"{plainly} in every split, so there is no variation to test with ({n}).",
-        "outside the family": f"{plainly} ({n}; outside the fixed family, not tested).",
-        "higher": f"{c.a} is higher than {c.b} {size}{near} ({n}).",
-        "lower": f"{c.a} is lower than {c.b} {size}{near} ({n}).",
-        "equivalent": f"{c.a} and {c.b} are equivalent within 2 points: {plainly} ({n}).",
-        "not distinguishable": f"{c.a} and {c.b} are not distinguishable at this n ({n}): {plainly}{holm}.",
-    }[verdict(c)]
+    numbers = _numbers(c)
+    if c.metric == "accuracy":
+        more, less = "is right more often than", "is right less often than"
+        by = f", by {of_hundred(c.value)}"
+        question = f"whether {a} or {b} is right more often"
+    else:
+        measure = c.metric.replace("_", " ")
+        more, less = (f"has a {word} {measure} than" for word in ("higher", "lower"))
+        by = ""
+        question = f"whether {a} or {b} has the higher {measure}"
+    tell = {
+        "not run": f"{subject} was not compared with {b} ({c.not_run}).",
+        "not a number": f"{subject} was not compared with {b}: some of the {c.n_pairs} values are not numbers.",
+        "one split": f"On this one split: {numbers} ({n}; {ONE_SPLIT}).",
+        "no variation": f"{numbers} in every split, so there is no variation to test with ({n}).",
+        "outside the family": f"{numbers} ({n}; outside the fixed family, not tested).",
+        "higher": f"{subject} {more} {b}{by}: {numbers} ({n}).",
+        "lower": f"{subject} {less} {b}{by}: {numbers} ({n}).",
+        "equivalent": f"{subject} and {b} are equally good to within 2 of 100 images: {numbers} ({n}).",
+        "not distinguishable": f"We cannot tell {question}{_too_small(c)}: {numbers}{_by_chance(c)} ({n}).",
+    }
+    return tell[verdict(c)]
+
+
+def _numbers(c: Comparison) -> str:
+    """The difference with its interval: "A minus C is +2.9 points [+1.0, +4.8]"."""
+    scale, unit, digits = (100, " points", 1) if c.metric in FRACTIONS else (1, "", 3)
+    difference, low, high = (f"{round(scale * v, digits) + 0.0:+.{digits}f}" for v in (c.value, c.low, c.high))
+    of = "" if c.metric == "accuracy" else f" in {c.metric.replace('_', ' ')}"
+    interval = f" [{low}, {high}]" if np.isfinite(c.low) else ""
+    return f"{c.a} minus {c.b}{of} is {difference}{unit}{interval}"
+
+
+def _too_small(c: Comparison) -> str:
+    """What this comparison would have missed, in images of 100."""
+    least = detectable(c, c.n_tests)
+    if c.metric != "accuracy" or not np.isfinite(least):
+        return ""
+    seen = f"these {c.n_images} images" if c.n_images else f"these {c.n_splits} splits"
+    return f"; a difference under {of_hundred(least)} can be missed with {seen}"
+
+
+def _by_chance(c: Comparison) -> str:
+    if not c.low * c.high > 0:
+        return ""
+    return (
+        f"; the interval leaves out zero, but of {c.n_tests} comparisons one does so by chance more easily than a "
+        "single one, and with that allowed for (Holm) it is no proof"
+    )

@@ -145,8 +145,8 @@ def answer(comparisons: pd.DataFrame) -> list[str]:
         return ["No pre-specified comparison was run: that takes A and one of " + ", ".join(stats.FAMILY) + "."]
     n = run["verdict"].value_counts()
     ended = [n.get(verdict, 0) for verdict in ("higher", "lower", "equivalent", "not distinguishable")]
-    text = "Of {} pre-specified comparisons of A on last-epoch test accuracy, A is higher in {}, lower in {}, "
-    text += "equivalent within 2 points in {} and not distinguishable in {}"
+    text = "Of {} comparisons of A that were fixed beforehand, A is right more often in {}, less often in {} and equally "
+    text += "often (to within 2 of 100 images) in {}; in {} this study cannot tell"
     rest = len(run) - sum(ended)
     lines = [text.format(len(run), *ended) + (f"; {rest} could not be tested." if rest else ".")]
     for key, part in groups(run):

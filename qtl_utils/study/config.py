@@ -70,7 +70,7 @@ class DataConfig(Section):
     split_seed: int = Field(0, ge=0)
     train: Share = 0.6  # a fraction of the images, or a count
     validation: Share = 0.2
-    test: Share = 0.2
+    test: Share | Literal["rest"] = "rest"  # 'rest': every image that neither trains nor validates
 
     @model_validator(mode="after")
     def _check(self):

@@ -11,7 +11,7 @@ from typing import Any
 from qtl_utils.study.sections import Notebook
 from qtl_utils.study.study import StudyConfig
 
-RUN_FILES = ("config.json", "metrics.csv", "history.csv", "predictions.csv", "variants.csv")
+RUN_FILES = ("config.json", "metrics.csv", "history.csv", "predictions.csv", "variants.csv", "outcomes.safetensors")
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from qtl_utils.circuits.ansatze import ANSATZE
 from qtl_utils.circuits.simulators import METHODS, SIMULATORS, Task, draw, study_task, training_run
 from qtl_utils.circuits.simulators import gradients as step_gradients
 from qtl_utils.data.datasets import DATASETS
-from qtl_utils.data.splits import make_splits
+from qtl_utils.data.splits import REST, make_splits
 from qtl_utils.models import backbones, start_2019
 from qtl_utils.models.devices import find_device
 from qtl_utils.models.heads import VARIANTS, HeadSettings
@@ -117,9 +117,10 @@ def samples(study: StudyConfig) -> Iterator[str]:
             yield f"datasets.{name}{_below(error)}"
             continue
         shares = {subset: getattr(settings, subset) for subset in asked_for(settings.protocol)}
-        counts = [subset for subset, share in shares.items() if isinstance(share, int)]
-        if 0 < len(counts) < len(shares):
-            given = ", ".join(f"{subset} {share:g}" for subset, share in shares.items())
+        numbers = {subset: share for subset, share in shares.items() if share != REST}
+        counts = [subset for subset, share in numbers.items() if isinstance(share, int)]
+        if 0 < len(counts) < len(numbers):
+            given = ", ".join(f"{subset} {share:g}" for subset, share in numbers.items())
             yield f"datasets.{name}: {given} mixes counts and fractions; give all as counts or all as fractions"
             continue
         try:

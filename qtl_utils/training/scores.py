@@ -12,10 +12,6 @@ ECE_BINS = 10  # of equal width, for the expected calibration error
 def score(fit: Fit, index: np.ndarray, inputs: Inputs) -> dict[str, pd.DataFrame]:
     """Metrics, history and predictions of the replicas `index`."""
     history = []
-    predictions = []
-    labels = inputs.data.labels
-    classes = np.array(inputs.data.classes)
-    ids = np.array(inputs.data.ids)
     chosen_on = selection_subset(inputs.splits)
     for i in index:
         replica = fit.replicas[i]
@@ -24,27 +20,39 @@ def score(fit: Fit, index: np.ndarray, inputs: Inputs) -> dict[str, pd.DataFrame
             loss, accuracy = fit.history[i, :, s].T
             epoch = np.arange(1, len(loss) + 1)
             history.append(pd.DataFrame({"epoch": epoch, "subset": subset, "loss": loss, "accuracy": accuracy} | keys))
-        samples = inputs.splits.indices(replica.split, "test")
-        probability = softmax(fit.logits["last"][i, samples])
-        found = probability.argmax(1)
-        predictions.append(
-            pd.DataFrame(
-                {
-                    "subset": "test",
-                    "epoch_kind": "last",
-                    "id": ids[samples],
-                    "label": classes[labels[samples]],
-                    "prediction": classes[found],
-                    "probability": np.round(probability.max(1), 6),
-                }
-                | keys
-            )
-        )
     return {
         "metrics": score_metrics(fit, index, inputs),
         "history": pd.concat(history, ignore_index=True),
-        "predictions": pd.concat(predictions, ignore_index=True),
+        "predictions": count_predictions(fit, index, inputs),
     }
+
+
+def count_predictions(fit: Fit, index: np.ndarray, inputs: Inputs) -> pd.DataFrame:
+    """How often each test image was taken for each class after the last epoch: a row per image and class that occurs.
+
+    `n`: of the trainings that tested the image; `probability`: that class's, the mean over these trainings.
+    """
+    classes = np.array(inputs.data.classes)
+    counts = np.zeros((len(inputs.data.labels), len(classes)), int)
+    sums = np.zeros(counts.shape)
+    for i in index:
+        samples = inputs.splits.indices(fit.replicas[i].split, "test")
+        probability = softmax(fit.logits["last"][i, samples])
+        found = probability.argmax(1)
+        counts[samples, found] += 1
+        sums[samples, found] += probability[np.arange(len(samples)), found]
+    image, prediction = np.nonzero(counts)
+    return pd.DataFrame(
+        {
+            "subset": "test",
+            "epoch_kind": "last",
+            "id": np.array(inputs.data.ids)[image],
+            "label": classes[inputs.data.labels[image]],
+            "prediction": classes[prediction],
+            "n": counts[image, prediction],
+            "probability": np.round(sums[image, prediction] / counts[image, prediction], 6),
+        }
+    )
 
 
 def score_metrics(fit: Fit, index: np.ndarray, inputs: Inputs) -> pd.DataFrame:
@@ -61,8 +69,19 @@ def score_metrics(fit: Fit, index: np.ndarray, inputs: Inputs) -> pd.DataFrame:
                     values = classification_scores(fit.logits[kind][i, samples], labels[samples])
                     keys = {"seed": replica.seed, "split": replica.split, "subset": subset, "epoch_kind": kind}
                     keys["source"] = inputs.source_number(replica.split)
+                    keys["images"] = image_scores(fit.logits[kind][i], labels, samples) if subset == "test" else None
                     rows.append(keys | {"epoch": epochs[kind], **values})
     return pd.DataFrame(rows)
+
+
+def image_scores(logits: np.ndarray, labels: np.ndarray, samples: np.ndarray) -> np.ndarray:
+    """(2, N) float32: whether each of N images was right, and its cross-entropy; NaN outside `samples`."""
+    found = np.full((2, len(labels)), np.nan, np.float32)
+    wanted = labels[samples]
+    probability = softmax(logits[samples])
+    found[0, samples] = probability.argmax(1) == wanted
+    found[1, samples] = -np.log(np.clip(probability[np.arange(len(samples)), wanted], 1e-300, None))
+    return found
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
