@@ -14,6 +14,7 @@ usage() {
 ./run_all.sh test [pytest options]   run the tests; with --slow also those that take minutes
 ./run_all.sh lab                     open the notebooks in JupyterLab
 ./run_all.sh report [STUDY]          rebuild the report of a finished study
+./run_all.sh plan [STUDY]            say what difference a study will be able to see, and what it would take to see more
 ./run_all.sh verify [STUDY]          compare a finished study with results/reference/
 ./run_all.sh portability [STUDY]     the same study as on other processors, with other threads and seeds, compared
 ./run_all.sh names [STUDY]           list what a study may name: variants, data sets, simulators ..., yours too
@@ -139,6 +140,6 @@ case "${1:-}" in
     cd "$HERE/notebooks"
     exec "$PYTHON" -m jupyterlab "$@"
     ;;
-  names | report | verify | portability | doctor) exec "$PYTHON" -P -m qtl_utils "$@" ;;
+  names | plan | report | verify | portability | doctor) exec "$PYTHON" -P -m qtl_utils "$@" ;;
   *) exec "$PYTHON" -P -m qtl_utils run "$@" ;;
 esac

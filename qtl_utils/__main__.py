@@ -218,6 +218,17 @@ def verify(options: argparse.Namespace) -> int:
     return 0 if verdict.ok else FAILED
 
 
+def plan(options: argparse.Namespace) -> int:
+    """Says what difference a study will be able to see, and what it would take to see 2 of 100 images."""
+    from qtl_utils.analyses import plan as planning
+
+    study = load_study(options.study, parse_overrides(options.set))
+    _check(study, find_study(options.study), Path(os.devnull))
+    found = [line for outlook in planning.outlooks(study) for line in planning.sentences(outlook)]
+    print("\n".join(found or ["No data set of this study has images, repeated splits and frozen heads to plan for."]))
+    return 0
+
+
 def portability(options: argparse.Namespace) -> int:
     """Runs a study as on other processors, with other threads and seeds, and compares what it concludes."""
     from qtl_utils.results.portability import CASES, compare_cases
@@ -459,6 +470,8 @@ def _parser() -> Parser:
     two = command(report, "report")
     two.add_argument("--folder", help=argparse.SUPPRESS)
     two.add_argument("--log", default=os.devnull, help=argparse.SUPPRESS)
+    seven = command(plan, "plan")
+    seven.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of the study")
     command(verify, "verify")
     five = command(portability, "portability")
     five.add_argument("--cases", metavar="NAME,NAME", help="only these; default: all")

@@ -80,7 +80,12 @@ def run(
             if settings == "tuned":
                 for rate in (1e-3, 1e-2):
                     row = {"lr_classical": rate, "lr_quantum": np.nan, "lr_backbone": np.nan}
-                    row |= {"loss": 1 - 10 * rate, "accuracy": 0.8 + rate, "chosen": rate == 1e-2}
+                    row |= {
+                        "feature_scaling": "none",
+                        "loss": 1 - 10 * rate,
+                        "accuracy": 0.8 + rate,
+                        "chosen": rate == 1e-2,
+                    }
                     tuning.append({**keys, **row})
         counts = {"total": 11_176_512 + 2062, "trainable": TRAINABLE.get(variant, 2062), "quantum": 0}
         counts["receiving_gradient"] = counts["trainable"]

@@ -372,7 +372,8 @@ def test_the_crossed_error_is_what_loops_give(units, tested):
     rng = np.random.default_rng(3)
     values = rng.normal(size=(6, 40)) + rng.normal(size=40) + rng.normal(size=(6, 1))
     values[rng.random(values.shape) > tested] = np.nan
-    assert stats.crossed_error(values, units) == pytest.approx(crossed_by_hand(values, units))
+    found = stats.crossed_parts(values, units)
+    assert (found.error, found.df) == pytest.approx(crossed_by_hand(values, units))
 
 
 def test_folds_that_share_no_image_leave_scipys_t():
@@ -381,19 +382,19 @@ def test_folds_that_share_no_image_leave_scipys_t():
     values = np.full((5, 50), np.nan)
     for j in range(5):
         values[j, 10 * j : 10 * j + 10] = rng.normal(size=10)
-    error, df = stats.crossed_error(values, range(5))
-    assert error == pytest.approx(np.sqrt(1.15) * scipy_stats.sem(np.nanmean(values, axis=1)))
-    assert df == pytest.approx(4)
+    found = stats.crossed_parts(values, range(5))
+    assert found.error == pytest.approx(np.sqrt(1.15) * scipy_stats.sem(np.nanmean(values, axis=1)))
+    assert (found.images, found.df) == pytest.approx((0, 4))
 
 
 def test_models_that_agree_on_every_split_leave_the_images():
     """Every split gives the same values for the same 30 images: more splits tell nothing more, more images would."""
     image = np.random.default_rng(0).normal(size=30)
-    error, df = stats.crossed_error(np.tile(image, (8, 1)), range(8))
-    assert error == pytest.approx(
+    found = stats.crossed_parts(np.tile(image, (8, 1)), range(8))
+    assert found.error == pytest.approx(
         np.sqrt(1.15 * (image - image.mean()) @ (image - image.mean()) * 8 / (30 * 8 - 8) / 30), rel=0.04
     )
-    assert df == pytest.approx(29)
+    assert (found.splits, found.df) == pytest.approx((0, 29))
 
 
 def test_the_detectable_difference_is_detected_as_often_as_it_says():

@@ -102,33 +102,53 @@ def tested(value: float, error: float, df: float, bound: float = BOUND) -> dict[
     return {"value": value, "low": low, "high": high, "p": p, "p_equivalent": equivalent, "error": error, "df": df}
 
 
-def crossed_error(values: np.ndarray, units: Sequence[int]) -> tuple[float, float]:
-    """Standard error of the mean over units of the means over images, and its degrees of freedom.
+@dataclass(frozen=True)
+class Parts:
+    """What makes the mean of a crossed design split x image uncertain, as variances of that mean."""
+
+    splits: float  # seeds and training sets: shrinks with more splits
+    images: float  # the test images that splits have in common: shrinks with more images only
+    n_units: int  # splits, or initial backbones
+    n_images: int
+
+    @property
+    def error(self) -> float:
+        """The standard error; 0 where nothing varies."""
+        variance = UNSEEN * (self.splits + self.images)
+        return float(np.sqrt(variance)) if variance > _ZERO**2 else 0.0
+
+    @property
+    def df(self) -> float:
+        """Degrees of freedom after Satterthwaite."""
+        if not self.error:
+            return self.n_units - 1
+        spread = self.splits**2 / (self.n_units - 1) + self.images**2 / max(self.n_images - 1, 1)
+        return (self.splits + self.images) ** 2 / spread
+
+
+def crossed_parts(values: np.ndarray, units: Sequence[int]) -> Parts:
+    """What makes the mean over units of the means over images uncertain; see the module's docstring for the formula.
 
     values: (J, N) of J splits and N images, means over seeds, NaN where a split does not test an image.
     units: (J,) which splits belong together (to one initial backbone); each split its own unit otherwise.
-    See the module's docstring for the formula.
     """
     units = np.asarray(units)
     seen = np.isfinite(values)
     sizes = seen.sum(axis=1)
     means = np.nansum(values, axis=1) / sizes
     unit_means = np.array([means[units == unit].mean() for unit in np.unique(units)])
-    n_units = len(unit_means)
-    splits_part = unit_means.var(ddof=1) / n_units
     rest = np.where(seen, values - means[:, None], 0.0)  # what is left of a split's mean, (J, N)
     shared = seen.astype(float) @ seen.T.astype(float)  # images that two splits both test, (J, J)
     apart = units[:, None] != units[None, :]
     common = (rest @ rest.T)[apart].sum() / max(shared[apart].sum(), 1)  # the covariance of an image with itself
     largest = (rest**2).sum() / max(sizes.sum() - len(sizes), 1)
     overlap = (shared / np.outer(sizes, sizes))[apart].mean()
-    images_part = np.clip(common, 0, largest) * overlap
-    variance = splits_part + images_part
-    n_images = int(seen.any(axis=0).sum())
-    if not variance > _ZERO**2:
-        return 0.0, n_units - 1
-    df = variance**2 / (splits_part**2 / (n_units - 1) + images_part**2 / max(n_images - 1, 1))
-    return float(np.sqrt(UNSEEN * variance)), float(df)
+    return Parts(
+        splits=float(unit_means.var(ddof=1) / len(unit_means)),
+        images=float(np.clip(common, 0, largest) * overlap),
+        n_units=len(unit_means),
+        n_images=int(seen.any(axis=0).sum()),
+    )
 
 
 def t_interval(value: float, error: float, df: float) -> tuple[float, float]:
@@ -165,9 +185,9 @@ def estimate(
         if images is None or images.isna().any():
             return Estimate(**older, **counts, **beside, interval=OVER_SOURCES if shared else OVER_SPLITS)
         table = np.stack([np.mean(np.stack(list(part)), axis=0) for _, part in images.groupby("split")]).astype(float)
-        error, df = crossed_error(table, units.to_numpy())
-        counts["n_images"] = int(np.isfinite(table).any(axis=0).sum())
-        found = tested(means.mean(), error, df, bound)
+        parts = crossed_parts(table, units.to_numpy())
+        counts["n_images"] = parts.n_images
+        found = tested(means.mean(), parts.error, parts.df, bound)
         return Estimate(**found, **counts, **beside, interval=CROSSED_SOURCES if shared else CROSSED)
     value = values.mean()
     n = len(values)

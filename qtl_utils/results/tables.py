@@ -95,12 +95,40 @@ def collapsed(tables: Tables) -> pd.DataFrame:
 
 def tuning(tables: Tables) -> pd.DataFrame:
     """One row per group, variant and candidate: mean validation accuracy and loss, and how often it was chosen."""
-    by = [*GROUP, "variant", *LEARNING_RATES]
+    by = [*GROUP, "variant", "feature_scaling", *LEARNING_RATES]
     grouped = tables["tuning"].groupby(by, dropna=False)
     frame = grouped[["accuracy", "loss"]].mean(skipna=False).rename(columns="validation_{}".format)
     frame["chosen"] = grouped["chosen"].sum()
     frame["n"] = grouped.size()
     return _sorted(frame.reset_index())
+
+
+def at_the_edge(tuning: pd.DataFrame) -> pd.DataFrame:
+    """Which variants most often chose a rate that is the smallest or the largest of their grid: a row per variant.
+
+    Columns: GROUP, variant, `feature_scaling` and `rate` (which, and its value) of the favourite, `edge` ("largest",
+    "smallest" or ""). An optimum at the edge may lie beyond it. A rate that every candidate shares was not tuned.
+    """
+    rows = []
+    for key, part in tuning.groupby([*GROUP, "variant"], sort=False):
+        best = part.loc[part["chosen"].idxmax()]
+        tried = part[part["feature_scaling"] == best["feature_scaling"]]
+        row = dict(zip([*GROUP, "variant"], key, strict=True)) | {"feature_scaling": best["feature_scaling"]}
+        rate = next((name for name in ("lr_backbone", "lr_classical") if tried[name].nunique() > 1), "lr_classical")
+        edges = {tried[rate].max(): "largest", tried[rate].min(): "smallest"} if tried[rate].nunique() > 1 else {}
+        rows.append(row | {"rate": f"{rate} {best[rate]:g}", "edge": edges.get(best[rate], "")})
+    return pd.DataFrame(rows, columns=[*GROUP, "variant", "feature_scaling", "rate", "edge"])
+
+
+def edge_warning(tuning: pd.DataFrame) -> str:
+    """Whether the grids were wide enough, in a sentence: for nine of ten variants the favourite should lie inside."""
+    found = at_the_edge(tuning)
+    outside = found[found["edge"] != ""]
+    inside = f"The favourite rate lies inside its grid for {len(found) - len(outside)} of {len(found)} variants"
+    if len(outside) <= 0.1 * len(found):
+        return f"{inside}."
+    names = ", ".join(dict.fromkeys(outside["variant"]))
+    return f"**{inside}: the grids are too narrow** for {names}, whose results may be better with other rates."
 
 
 def headline(accuracy: pd.DataFrame) -> pd.DataFrame:

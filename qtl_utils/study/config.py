@@ -117,11 +117,12 @@ class BackboneConfig(Section):
 
 
 class LearningRates(Section):
-    """One candidate of a learning-rate grid; what is left out keeps the run's own value."""
+    """One candidate of a grid; what is left out keeps the run's own value."""
 
     lr_classical: Rate | None = None
     lr_quantum: Rate | None = None
     lr_backbone: Rate | None = None
+    feature_scaling: Literal["none", "standard"] | None = None  # of frozen heads: a choice like the rates
 
 
 class LrGrid(Section):

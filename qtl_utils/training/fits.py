@@ -14,11 +14,12 @@ from qtl_utils.study.config import TrainConfig
 
 @dataclass(frozen=True)
 class Rates:
-    """Learning rates per group of parameters."""
+    """Learning rates per group of parameters, and the scaling of a frozen head's features; None: the run's own."""
 
     classical: float
     quantum: float
     backbone: float
+    feature_scaling: str | None = None
 
 
 @dataclass(frozen=True)

@@ -258,7 +258,8 @@ def whole_networks(study: StudyConfig) -> Iterator[str]:
         if (has := kind_of(study.datasets[run.dataset])) != "images":
             instead = ", or use dataset: hymenoptera, which has the images" if has == "features" else ""
             yield f"{key}.variants: {variant} trains a backbone, and '{run.dataset}' has {has}; leave it out{instead}"
-        if run.feature_scaling != "none":
+        grid = [*run.lr_grid.classical, *run.lr_grid.quantum]
+        if {run.feature_scaling, *(c.feature_scaling for c in grid)} - {"none", None}:
             yield f"{key}.feature_scaling: {variant} trains its features; set none, or give {variant} a run of its own"
         if run.optimizer not in ("adam", "sgd"):
             yield (

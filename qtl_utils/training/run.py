@@ -77,7 +77,11 @@ def run_variant(variant: str, inputs: Inputs, config: RunConfig, keys: dict[str,
         | common_rates([fit.replicas[i].rates for i in np.flatnonzero(mask)])
         for settings, mask in reported.items()
     ]
-    tuning = tuning_table(fit, chosen).assign(**keys, settings=TUNED) if TUNED in reported else pd.DataFrame()
+    tuning = (
+        tuning_table(fit, chosen, config.feature_scaling).assign(**keys, settings=TUNED)
+        if TUNED in reported
+        else pd.DataFrame()
+    )
     joined = {name: pd.concat(parts, ignore_index=True) for name, parts in frames.items()}
     return VariantResult(**joined, variants=pd.DataFrame(rows), tuning=tuning, weights=weights)
 
@@ -96,14 +100,18 @@ def choose_candidates(fit: Fit, splits: Splits) -> dict[int, int]:
     return dict(ordered.groupby("split").first()["candidate"])
 
 
-def tuning_table(fit: Fit, chosen: dict[int, int]) -> pd.DataFrame:
-    """Last-epoch validation loss and accuracy of every training, with its rates."""
+def tuning_table(fit: Fit, chosen: dict[int, int], scaling: str = "none") -> pd.DataFrame:
+    """Last-epoch validation loss and accuracy of every training, with its rates and the scaling of its features.
+
+    scaling: where a candidate keeps the run's own.
+    """
     rows = [
         {
             "seed": r.seed,
             "split": r.split,
             "candidate": r.candidate,
             **{f"lr_{group}": getattr(r.rates, group) for group in ("classical", "quantum", "backbone")},
+            "feature_scaling": r.rates.feature_scaling or scaling,
             "loss": loss,
             "accuracy": accuracy,
             "chosen": chosen.get(r.split) == r.candidate,

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from qtl_utils.models import backbones, start_2019
@@ -23,7 +24,8 @@ def candidates(variant: str, config: TrainConfig) -> list[Rates]:
     own = {group: getattr(config, f"lr_{group}") for group in ("classical", "quantum", "backbone")}
     grid = config.lr_grid.quantum if VARIANTS[variant].circuit else config.lr_grid.classical
     given = [{g: getattr(c, f"lr_{g}") for g in own if getattr(c, f"lr_{g}") is not None} for c in grid]
-    return [Rates(**own), *(Rates(**own | one) for one in given)]
+    scaled = [Rates(**own | one, feature_scaling=c.feature_scaling) for one, c in zip(given, grid, strict=True)]
+    return [Rates(**own), *scaled]
 
 
 def head_settings(inputs: Inputs, config: TrainConfig) -> HeadSettings:
@@ -90,23 +92,31 @@ def fit_frozen(
     """
     if device.type == "mps":  # heads sum up in double precision, which it has not
         device = torch.device("cpu")
-    features = head_features(inputs, config)
     settings = head_settings(inputs, config)
     orders = random_orders
     if config.start == "published-2d":
         orders = partial(start_2019.orders, runs_before=start_2019.runs_before(variant))
         build = lambda seed: start_2019.initialise(make_head(variant, settings, seed), seed)  # noqa: E731
-    return fit_heads(
-        build or (lambda seed: make_head(variant, settings, seed)),
-        features.to(device),
-        inputs.data.labels,
-        inputs.splits,
-        replicas,
-        config,
-        orders=orders,
-        label=variant,
-        **hooks,
-    )
+    fits = []
+    places = []  # of the trainings of `fits` among `replicas`
+    for scaling in dict.fromkeys(r.rates.feature_scaling for r in replicas):
+        same = [i for i, r in enumerate(replicas) if r.rates.feature_scaling == scaling]
+        chosen = config if scaling is None else config.model_copy(update={"feature_scaling": scaling})
+        fits.append(
+            fit_heads(
+                build or (lambda seed: make_head(variant, settings, seed)),
+                head_features(inputs, chosen).to(device),
+                inputs.data.labels,
+                inputs.splits,
+                tuple(replicas[i] for i in same),
+                config,
+                orders=orders,
+                label=variant,
+                **hooks,
+            )
+        )
+        places += same
+    return fits[0] if len(fits) == 1 else join_fits(fits, np.argsort(places))
 
 
 def make_network(variant: str, inputs: Inputs, settings: HeadSettings, seed: int, split: int = 0) -> Network:
