@@ -16,7 +16,7 @@ INSECTS = {"dataset": "hymenoptera"}
 GRID = {"classical": [{"lr_classical": 0.1}], "quantum": [{"lr_classical": 0.1}]}
 WRONG = [  # key -> value, and how the refusal begins
     ({"train": 1000, "validation": 50, "test": 50}, "datasets.digits: Split sizes train=1000, validation=50, test=50"),
-    ({"train": 100}, "datasets.digits: train 100, validation 0.2, test 0.2 mixes counts and fractions"),
+    ({"train": 100}, "datasets.digits: train 100, validation 0.2 mixes counts and fractions"),
     ({"train": 3, "validation": 5, "test": 5}, "datasets.digits: Dataset 'digits': train=3 leaves no sample of class"),
     ({"protocol": "fixed", "n_splits": 1}, "datasets.digits: Dataset 'digits' gives no train set; use protocol"),
     ({"protocol": "as_published", "n_splits": 1}, "datasets.digits: Dataset 'digits' gives no train set"),

@@ -19,10 +19,13 @@ from scipy import stats as scipy_stats
 from sklearn.mixture import GaussianMixture
 from tqdm.auto import tqdm
 
-from qtl_utils.data.dataset import from_points
+from qtl_utils.data.dataset import from_points, load_pixels
+from qtl_utils.data.datasets import load_dataset
 from qtl_utils.data.splits import Splits, make_splits
+from qtl_utils.models import backbones
 from qtl_utils.results import stats
 from qtl_utils.study.config import BackboneConfig, TrainConfig
+from qtl_utils.study.shipped_files import FEATURES, read_arrays
 from qtl_utils.training.inputs import Inputs
 from qtl_utils.training.scores import score_metrics
 from qtl_utils.training.variants import fit_variant
@@ -68,6 +71,16 @@ def fit_population(name: str, features: np.ndarray, labels: np.ndarray, seed: in
         mixture = GaussianMixture(few, reg_covar=0.02, random_state=seed)
         mixtures.append(mixture.fit(kept[labels == label]))
     return Population(name, counts / counts.sum(), tuple(mixtures))
+
+
+def known_features(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Features (N, F) and labels (N,) that need no download: "squeezenet" (ants and bees), or a backbone on digits."""
+    if name == "squeezenet":
+        data = load_dataset("ants_bees")
+        return read_arrays("ants_bees")[FEATURES], data.labels
+    data = load_dataset("digits")
+    network = backbones.load_backbone(name, 32, "shipped")
+    return backbones.compute_features(network, load_pixels(data, 32)).numpy(), data.labels
 
 
 # ---- heads -----------------------------------------------------------------------------------------------------------
@@ -165,7 +178,7 @@ def estimates(values: np.ndarray, splits: Splits) -> dict[str, tuple[float, floa
 def right_answers(
     design: Design, population: Population, rng: np.random.Generator
 ) -> tuple[dict[str, np.ndarray], Splits]:
-    """One simulated study: per head (J, N), the share of seeds that got an image right, NaN outside test; its splits."""
+    """One simulated study and its splits: per head (J, N), the share of seeds that got an image right, NaN outside."""
     x, y = population.sample(design.n_images, rng)
     n_classes = len(population.shares)
     data = from_points(population.name, x, y, tuple(map(str, range(n_classes))))

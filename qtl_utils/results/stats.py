@@ -454,10 +454,12 @@ def detectable(found: Estimate, tests: int = 1) -> float:
 
     tests: over how many comparisons Holm's method allows for; the strictest of its steps is taken. NaN without `error`.
     """
-    if not found.error > 0:
-        return np.nan
-    steps = scipy_stats.t.ppf([1 - ALPHA / 2 / tests, POWER], found.df)
-    return float(steps.sum() * found.error)
+    return least_seen(found.error, found.df, tests) if found.error > 0 else np.nan
+
+
+def least_seen(error: float, df: float, tests: int = 1) -> float:
+    """The smallest true value that a t test at ALPHA / `tests` tells from zero with probability POWER."""
+    return float(scipy_stats.t.ppf([1 - ALPHA / 2 / tests, POWER], df).sum() * error)
 
 
 def of_hundred(share: float) -> str:

@@ -166,6 +166,18 @@ class PublishedConfig(Section):
         return self
 
 
+class CalibrationConfig(Section):
+    """How many studies 09_can_we_see_it simulates."""
+
+    studies: int = Field(200, ge=20, le=100_000)  # of heads that have a closed form, for each design
+    real_studies: int = Field(0, ge=0, le=10_000)  # of the heads A and C; 0 leaves them out
+    real_splits: int = Field(30, ge=5, le=1000)
+    real_seeds: int = Field(2, ge=1, le=100)  # per split
+    lr_classical: Rate = 0.001
+    lr_quantum: Rate = 0.01
+    seed: int = Field(0, ge=0)
+
+
 # ---- the registry ----------------------------------------------------------------------------------------------------
 
 
@@ -247,6 +259,7 @@ NOTEBOOKS: list[Notebook] = [
         looks_at="features",
         on=False,
     ),
+    Notebook("09_can_we_see_it", "calibration", CalibrationConfig, ("tables/calibration.csv",), on=False),
 ]
 
 
