@@ -278,11 +278,11 @@ def calibrate(found: pd.DataFrame) -> pd.DataFrame:
 
 def _holds_share(part: pd.DataFrame, truth: float) -> np.ndarray:
     """Whether the interval of an accuracy, as `stats.share_interval` forms it, holds `truth`; the old ones plainly."""
+    half = scipy_stats.t.ppf(1 - stats.ALPHA / 2, part["df"]) * part["error"]
     if part["method"].iloc[0] != "crossed":
-        half = scipy_stats.t.ppf(1 - stats.ALPHA / 2, part["df"]) * part["error"]
         return ((part["value"] - truth).abs() <= half).to_numpy()
     held = []
-    for row in part.itertuples():
+    for row in part.assign(low=part["value"] - half, high=part["value"] + half).itertuples():
         low, high = stats.share_interval(row)
         held.append(low <= truth <= high)
     return np.array(held)
