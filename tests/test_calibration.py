@@ -1,4 +1,4 @@
-"""Simulated studies: whether they are simulated right, and whether the intervals of the study hold the truth in them."""
+"""Simulated studies: whether they are simulated right, and whether our intervals hold the truth in them."""
 
 from dataclasses import replace
 
@@ -51,9 +51,8 @@ def test_a_simulated_study_tests_what_neither_trains_nor_validates(population):
 
 
 def test_contrasts_are_those_of_the_study():
-    right = {
-        name: np.full((1, 2), value) for name, value in zip(calibration.HEADS, (0.9, 0.8, 0.7, 0.6, 0.4), strict=True)
-    }
+    values = (0.9, 0.8, 0.7, 0.6, 0.4)
+    right = {name: np.full((1, 2), value) for name, value in zip(calibration.HEADS, values, strict=True)}
     found = calibration.contrasts(right)
     assert found["difference", "ridge - narrow"][0, 0] == pytest.approx(0.3)
     assert found["factorial", "interaction"][0, 0] == pytest.approx((0.4 - 0.8) - (0.6 - 0.9))
@@ -61,7 +60,7 @@ def test_contrasts_are_those_of_the_study():
 
 
 def test_what_is_counted_of_normal_estimates_is_what_normal_theory_says():
-    """Estimates with known errors: coverage .95, family-wise error of four independent tests, TOST at its bound, power."""
+    """Estimates with known errors: coverage .95, the error of four independent tests, TOST at its bound, power."""
     rng = np.random.default_rng(0)
     rows = [
         {"design": "d", "kind": "difference", "what": what, "method": "crossed", "study": study}
