@@ -302,7 +302,7 @@ def false_alarms(found: pd.DataFrame, bound: float = stats.BOUND) -> pd.DataFram
         table = part.assign(p=p).pivot(index="study", columns="what", values="p")
         any_rejected = np.mean([(stats.holm(row) < stats.ALPHA).any() for row in table.to_numpy()])
         called = [
-            stats.tost(x + bound, error, df, bound) < stats.ALPHA
+            error > 0 and stats.tost(x + bound, error, df, bound) < stats.ALPHA
             for x, error, df in zip(off, part["error"], part["df"], strict=True)
         ]
         worst = pd.Series(called).groupby(part["what"].to_numpy()).mean().max()
