@@ -141,7 +141,7 @@ class Design:
 
 THIRDS = {"train": 0.6, "validation": 0.2}
 DESIGNS = (
-    Design("digits, 24 splits", "tiny_resnet", 896, 1, {"n_splits": 24, "train": 100, "validation": 50}),
+    Design("digits, 48 splits", "tiny_resnet", 896, 1, {"n_splits": 48, "train": 100, "validation": 50}),
     Design("digits, 12 splits", "tiny_vit", 896, 1, {"n_splits": 12, "train": 100, "validation": 50}),
     Design("ants/bees, 10 splits", "squeezenet", 397, 6, {"n_splits": 10, **THIRDS}),
     Design("ants/bees, 30 splits", "squeezenet", 397, 2, {"n_splits": 30, **THIRDS}),
