@@ -17,7 +17,6 @@ import pandas as pd
 import torch
 from scipy import stats as scipy_stats
 from sklearn.mixture import GaussianMixture
-from tqdm.auto import tqdm
 
 from qtl_utils.data.dataset import from_points, load_pixels
 from qtl_utils.data.datasets import load_dataset
@@ -25,6 +24,7 @@ from qtl_utils.data.splits import Splits, make_splits
 from qtl_utils.models import backbones
 from qtl_utils.results import stats
 from qtl_utils.study.config import BackboneConfig, TrainConfig
+from qtl_utils.study.environment import progress
 from qtl_utils.study.shipped_files import FEATURES, read_arrays
 from qtl_utils.training.inputs import Inputs
 from qtl_utils.training.scores import score_metrics
@@ -211,7 +211,7 @@ def _rows(found: Mapping[tuple[str, str], np.ndarray], splits: Splits) -> list[d
 def simulate(design: Design, population: Population, repetitions: int, seed: int = 0) -> pd.DataFrame:
     """The estimates of `repetitions` studies: columns design, study, kind, what, method, value, error, df."""
     frames = []
-    for study in tqdm(range(repetitions), desc=design.name, leave=False):
+    for study in progress(range(repetitions), design.name):
         rng = np.random.default_rng([seed, study])
         frames.append(pd.DataFrame(one_study(design, population, rng)).assign(study=study))
     return pd.concat(frames, ignore_index=True).assign(design=design.name)
@@ -227,7 +227,7 @@ def real_estimates(
 ) -> pd.DataFrame:
     """As `simulate`, with the heads A and C of this project, trained as in a study."""
     frames = []
-    for study in tqdm(range(repetitions), desc=f"{design.name}, A and C", leave=False):
+    for study in progress(range(repetitions), f"{design.name}, A and C"):
         rng = np.random.default_rng([seed, study, 1])
         x, y = population.sample(design.n_images, rng)
         data = from_points(population.name, x, y, tuple(map(str, range(len(population.shares)))))
