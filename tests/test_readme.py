@@ -10,12 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from qtl_utils.analyses import attribution
+from qtl_utils.analyses import attribution, calibration
 from qtl_utils.circuits import ansatze as circuits
 from qtl_utils.doctor.faults import FAULTS, HEALTHY
 from qtl_utils.models import heads
 from qtl_utils.models.heads import HeadSettings, count_parameters, make_head
-from qtl_utils.results import portability
+from qtl_utils.results import portability, stats
 from qtl_utils.study.paths import PROJECT
 from qtl_utils.study.study_file import load_study
 
@@ -85,6 +85,24 @@ def test_the_benchmarks_are_those_of_the_reference_results(module, table, monkey
     monkeypatch.syspath_prepend(str(PROJECT / "benchmarks"))
     frame = pd.read_csv(PROJECT / "results" / "reference" / "benchmarks" / f"{table}.csv")
     assert importlib.import_module(module).markdown(frame) in TEXT
+
+
+def test_what_a_study_can_see_is_that_of_the_reference_results():
+    folder = PROJECT / "results" / "reference" / "calibration" / "tables"
+    counted, alarms = (pd.read_csv(folder / f"{name}.csv") for name in ("calibration", "calibration_alarms"))
+    assert portability.markdown(calibration.overview(counted, alarms)) in TEXT
+    words = " ".join(TEXT.split())
+    real = pd.read_csv(folder / "calibration_real.csv").query("what == 'A - C' and method == 'crossed'").iloc[0]
+    assert f"in {real['studies']:.0f} simulated studies" in words
+    assert f"{100 * real['coverage']:.0f} of 100 and saw 2 points in {100 * real['power_2']:.0f}" in words
+    rows = pd.read_csv(PROJECT / "results" / "reference" / "default" / "tables" / "comparisons.csv")
+    rows = rows[rows["family"] & (rows["n_splits"] > 1)]
+    seen = pd.Series(
+        [100 * stats.least_seen(e, df) for e, df in zip(rows["error"], rows["df"], strict=True)], rows.index
+    )
+    given = rows["backbone"].isin(["tiny_resnet", "tiny_vit"]) & (rows["settings"] == "tuned")
+    for part in (rows["dataset"] == "ants_bees", given):
+        assert f"{seen[part].min():.1f} to {seen[part].max():.1f}" in words
 
 
 def test_the_processors_are_those_of_the_reference_results():

@@ -351,3 +351,19 @@ def sentences(coverage: pd.DataFrame, alarms: pd.DataFrame) -> list[str]:
             f"{100 * row.equivalent:.1f} at most (simulation error {100 * row.simulation_error:.1f})."
         )
     return lines
+
+
+def overview(coverage: pd.DataFrame, alarms: pd.DataFrame) -> pd.DataFrame:
+    """A row per design, as text: coverage and power of the interval in use and of the older one, false alarms."""
+    rows = []
+    for design, part in coverage.groupby("design", sort=False):
+        row = {"design": design}
+        for method in ("crossed", "Nadeau-Bengio"):
+            own = part[part["method"] == method]
+            seen = own.loc[own["kind"] == "difference", ["power_2", "power_4"]].mean()
+            row[f"coverage, {method}"] = f"{own['coverage'].min():.3f} to {own['coverage'].max():.3f}"
+            row[f"power at 2, 4 points, {method}"] = f"{seen['power_2']:.2f}, {seen['power_4']:.2f}"
+        own = alarms[(alarms["design"] == design) & (alarms["method"] == "crossed")].iloc[0]
+        row["family-wise false alarms"] = f"{own['family_wise']:.3f}"
+        rows.append(row)
+    return pd.DataFrame(rows)
