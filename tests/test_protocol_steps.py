@@ -114,4 +114,23 @@ def test_a_sentence_says_whether_counts_can_tell_models_apart(counts, word):
 
 def test_intervals_of_accuracies_stay_within_zero_and_one():
     table = protocol_steps.score_table({"x": scores(last=[0.99, 0.7, 1.0, 0.99, 0.6, 1.0])})
-    assert table.loc[0, "high"] == 1.0 and table.loc[0, "accuracy"] == pytest.approx(0.88)
+    row = table.loc[0]
+    assert 0.99 < row["high"] <= 1.0 and 0 <= row["low"] < row["accuracy"] == pytest.approx(0.88)
+
+
+def test_what_became_of_every_image_narrows_the_steps():
+    """Two models that differ on the same few images in every split: the interval is that of the images."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for split in range(6):
+        for model, wrong in (("A", 2), ("C", 0)):
+            right = np.where(np.arange(40) < 30 + rng.integers(2), 1.0, 0.0)
+            right[:wrong] = 0
+            images = np.stack([right, right])
+            row = {"model": model, "protocol": "last", "seed": split, "split": split, "accuracy": right.mean()}
+            rows.append(row | {"n": 40, "n_train": 40, "images": images})
+    frame = pd.DataFrame(rows)
+    found = protocol_steps.step(frame, "circuit", ("A", "last"), ("C", "last"))
+    older = protocol_steps.step(frame.drop(columns="images"), "circuit", ("A", "last"), ("C", "last"))
+    assert found["value"] == older["value"] and found["interval"] == "over splits and test images"
+    assert older["interval"] == "Nadeau-Bengio t over splits"

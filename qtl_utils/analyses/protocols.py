@@ -13,12 +13,15 @@ from qtl_utils.study.config import BackboneConfig, DataConfig, TrainConfig
 from qtl_utils.study.study import LENT, LENT_DIGITS
 from qtl_utils.training.fits import Fit, selection_subset
 from qtl_utils.training.inputs import Inputs, open_inputs
-from qtl_utils.training.scores import classification_scores
+from qtl_utils.training.scores import classification_scores, image_scores
 from qtl_utils.training.variants import fit_variant
 
 
 def replica_scores(fit: Fit, inputs: Inputs, model: str) -> pd.DataFrame:
-    """Accuracy and loss on the test samples of every replica, after the last and after the best epoch."""
+    """Accuracy and loss on the test samples of every replica, after the last and after the best epoch.
+
+    `images` is what `scores.image_scores` gives.
+    """
     chosen = ON_TEST if selection_subset(inputs.splits) == "test" else ON_VALIDATION
     rows = []
     for i, replica in enumerate(fit.replicas):
@@ -27,6 +30,7 @@ def replica_scores(fit: Fit, inputs: Inputs, model: str) -> pd.DataFrame:
             values = classification_scores(fit.logits[kind][i, test], inputs.data.labels[test])
             keys = {"model": model, "protocol": protocol, "seed": replica.seed, "split": replica.split}
             keys["source"] = inputs.source_number(replica.split)
+            keys["images"] = image_scores(fit.logits[kind][i], inputs.data.labels, test)
             rows.append(keys | {name: values[name] for name in ("accuracy", "loss", "n")} | {"n_train": len(train)})
     return pd.DataFrame(rows)
 

@@ -20,7 +20,9 @@ def step(scores: pd.DataFrame, what: str, first: tuple[str, str], then: tuple[st
     """
     rows = scores.set_index(["model", "protocol", *stats.keys_of(scores)]).sort_index()
     difference = (rows.loc[first, "accuracy"] - rows.loc[then, "accuracy"]).dropna()
-    found = stats.estimate(difference, (scores["n"] / scores["n_train"]).mean())
+    images = [stats.of_images(rows.loc[which], "accuracy") for which in (first, then)]
+    per_image = None if any(column is None for column in images) else (images[0] - images[1]).loc[difference.index]
+    found = stats.estimate(difference, (scores["n"] / scores["n_train"]).mean(), images=per_image)
     row = {"step": what, "model": first[0] if first[0] == then[0] else f"{first[0]} - {then[0]}"}
     row |= {name: getattr(found, name) for name in COUNTED}
     return row | {"sd": difference.std(ddof=1), "by_construction": chosen}
@@ -119,11 +121,12 @@ def score_table(scores: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     rows = []
     for group, frame in scores.items():
         for (model, protocol), part in frame.groupby(["model", "protocol"], sort=False):
-            values = part.set_index(stats.keys_of(part))["accuracy"]
+            part = part.set_index(stats.keys_of(part))
+            values = part["accuracy"]
             ratio = (part["n"] / part["n_train"]).mean()
-            found = stats.estimate(values, ratio)
+            found = stats.estimate(values, ratio, images=stats.of_images(part, "accuracy"))
             row = {"group": group, "model": model, "protocol": protocol, "accuracy": found.value}
-            low, high = np.clip([found.low, found.high], 0, 1)
+            low, high = stats.share_interval(found)
             row |= {"sd": values.std(ddof=1), "low": low, "high": high, "loss": part["loss"].mean()}
             rows.append(
                 row | {"n_seeds": found.n_seeds, "n_splits": found.n_splits, "interval": stats.described(found)}
