@@ -36,7 +36,7 @@ def coverage(table: pd.DataFrame) -> Figure:
             ax.plot(100 * part["coverage"], y, ls="", color=COLOURS[method], marker=MARKERS[method], ms=5, alpha=0.7)
     _rows(ax, designs)
     ax.set_xlabel("intervals that hold the truth, of 100")
-    _legend(figure, methods, {"may be so": Patch(color=SKY, alpha=0.25)})
+    _legend(figure, methods, {"93 to 98 of 100": Patch(color=SKY, alpha=0.25)})
     return figure
 
 
