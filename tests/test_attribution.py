@@ -164,7 +164,7 @@ def test_changed_decisions_are_counted_on_the_test_samples(trained):
 
 def test_a_sweep_moves_angles_in_proportion_and_the_rest_alike():
     config = CONFIG.model_copy(update={"epochs": 1, "batch_size": 24})  # one step: Adam moves by the rate
-    metrics, travel = attribution.sweep_tables([attribution.sweep("A", INPUTS, config, [0.1, 10])], [0.1, 10])
+    metrics, travel = attribution.sweep_tables([attribution.sweep("A", INPUTS, config, [0.1, 10])], [[0.1, 10]])
     paths = travel.groupby(["stage", "factor"])["path"].mean()
     assert paths["circuit", 10] == pytest.approx(100 * paths["circuit", 0.1], rel=1e-3)
     assert paths["circuit", 0.1] == pytest.approx(0.1 * config.lr_quantum, rel=1e-3)

@@ -46,6 +46,7 @@ WRONG = [  # key -> value, and how the refusal begins
     ({"runs.heads.settings": "a\nb"}, "runs.heads.settings: 'a\\nb' is not one line of text"),
     ({"gradients.noise": [0.1]}, "gradients.noise: the others are compared with the first one; begin with 0"),
     ({"gradients.variants": ["A-surrogate"], "gradients.n_qubits": 8}, "gradients.variants: A-surrogate cannot be"),
+    ({"attribution.rate_factors": [1, 10]}, "attribution.classical_factors: 4, but 2 rate_factors"),
     ({"attribution.rate_variants": ["C", "A"]}, "attribution.rate_variants: A is compared with the others"),
     ({"attribution.fraction_variants": ["A", "B"]}, "attribution.fraction_variants: A is compared"),
     ({"simulators.scaling_base": {"qubit": 3}}, "simulators.scaling_base: expected qubits, depth and batch"),

@@ -262,20 +262,23 @@ def sweep(variant: str, inputs: Inputs, config: TrainConfig, factors: Sequence[f
     return train_variant(variant, inputs, config, [own_rates(config, **{group: factor}) for factor in factors])
 
 
-def sweep_tables(swept: Sequence[Trained], factors: Sequence[float]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Metrics per factor (column `factor`), with A's angles zeroed as an arm of its own, and A's travel."""
+def sweep_tables(swept: Sequence[Trained], factors: Sequence[Sequence[float]]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Metrics per factor (column `factor`), with A's angles zeroed as an arm of its own, and A's travel.
+
+    `factors` has those of every variant.
+    """
     metrics = []
     travel = []
-    for trained in swept:
+    for trained, own in zip(swept, factors, strict=True):
         candidate = np.array([r.candidate for r in trained.fit.replicas])
         circuit = "circuit" in set(trained.travel["stage"])
         zeroed = alter(trained, ZEROED) if circuit else None
-        for number, factor in enumerate(factors):
+        for number, factor in enumerate(own):
             metrics.append(trained.metrics(where=candidate == number, factor=factor))
             if circuit:
                 metrics.append(trained.metrics(ZEROED, zeroed, candidate == number, factor=factor))
         found = trained.travel.assign(variant=trained.variant)
-        travel.append(found.assign(factor=found["candidate"].map(dict(enumerate(factors)))))
+        travel.append(found.assign(factor=found["candidate"].map(dict(enumerate(own)))))
     return pd.concat(metrics, ignore_index=True), pd.concat(travel, ignore_index=True)
 
 

@@ -110,7 +110,8 @@ class AttributionConfig(Section):
     lr_backbone: Rate = 0.001
     lr_step: int = Field(10, ge=1)
     lr_gamma: float = Field(0.1, gt=0, le=1)
-    rate_factors: Factors = [0.1, 1.0, 10.0, 100.0]
+    rate_factors: Factors = [0.1, 1.0, 10.0, 100.0]  # of the angles' rate
+    classical_factors: Factors = [0.1, 0.3, 1.0, 3.0]  # as many, for heads without angles; 10 lets rounding decide
     rate_variants: list[str] = Field(["A", "C", "C-matched"], min_length=2)
     schedules: Annotated[list[Schedule], Field(min_length=1)] = ["concurrent", "alternating", "two-stage"]
     joint_seeds: int = Field(0, ge=0)  # of networks whose backbone learns too; 0 leaves them out

@@ -376,6 +376,8 @@ def attribution(study: StudyConfig) -> Iterator[str]:
             yield f"attribution.{key}: A is compared with the others on frozen features; give A first, then C or others"
         if len(set(chosen)) < len(chosen):
             yield f"attribution.{key}: a variant is listed twice; name each variant once"
+    if (mine := len(given.classical_factors)) != (angles := len(given.rate_factors)):
+        yield f"attribution.classical_factors: {mine}, but {angles} rate_factors; all choose from equally many"
 
 
 def simulators(study: StudyConfig) -> Iterator[str]:
