@@ -22,6 +22,7 @@ from torch.nn.functional import cosine_similarity, cross_entropy
 
 from qtl_utils.analyses.frozen import both_modes, thaw
 from qtl_utils.analyses.protocols import first_splits
+from qtl_utils.circuits.mixing import draw_inputs, polynomial
 from qtl_utils.doctor.diagnosis import diagnose
 from qtl_utils.doctor.faults import FAULTS, HEALTHY, Fault, images, points
 from qtl_utils.doctor.findings import CHECKS, Diagnosis, Finding
@@ -220,6 +221,14 @@ def travel(fault: Fault, broken: bool, seed: int, steps: int) -> float:
     return total
 
 
+def readable(fault: Fault, broken: bool, seed: int, steps: int) -> float:
+    """What is left of the inputs' signal for a linear layer behind the circuit, 0 to 1, after training."""
+    p = trained(fault, broken, seed, steps)[0]
+    function, inputs, weights = p.seen.sites[0].as_function()
+    found = polynomial(function, p.seen.sites[0].n_qubits, weights.numpy())
+    return float(np.nanmean(found.reach(draw_inputs(inputs.std(0).numpy(), inputs.mean(0).numpy()))))
+
+
 @dataclass(frozen=True)
 class Measure:
     """What is compared: `function(fault, broken, seed, steps)`, and whether the comparison is a ratio."""
@@ -244,6 +253,7 @@ MEASURES: dict[str, tuple[Measure, ...]] = {
     **dict.fromkeys(("loop", "slow_method", "another_method"), (SECONDS,)),
     **dict.fromkeys(("finite_differences", "spsa", "few_shots"), (DIRECTION,)),
     **dict.fromkeys(("unseeded", "device_seed"), (SPREAD,)),
+    "mixed_readout": (Measure(readable, "signal that a linear layer can read"), ACCURACY),
     "batch_gradient": (BY_SGD, ACCURACY),
     "no_input_gradients": (Measure(one_batch, "loss of one batch"),),
     "dead_angles": (Measure(angles, "registered angles"),),

@@ -312,16 +312,40 @@ class Program:
         return {key: value for key, value in self.__dict__.items() if key != "made"}
 
 
-@torch.enable_grad()  # how angles depend on inputs and weights is read from torch's graph
+@dataclass(frozen=True)
+class Reading:
+    """A circuit as rotations exp(-i angle/2 P), first to last, and the Pauli words that are measured behind them.
+
+    `uniform`: qubits that start in |+>, as bits; the others start in |0>. `outputs` (K, W): each as a sum of the words.
+    """
+
+    n_qubits: int
+    n_inputs: int
+    weight_shape: tuple[int, ...]
+    uniform: int
+    turns: tuple[tuple[Pauli, Angle], ...]
+    words: tuple[Pauli, ...]
+    outputs: tuple[tuple[float, ...], ...]
+
+
 def compile_circuit(
     circuit: Callable, n_qubits: int, weight_shape: Iterable[int], n_inputs: int | None = None
 ) -> Program:
     """The program of a quantum function (or QNode) `circuit(inputs, weights)` on the wires 0 ... n_qubits-1.
 
-    `inputs` (n_inputs,), as many as qubits by default, and `weights` of `weight_shape` are in radians. Every angle
-    of the circuit must be constant or `factor * element + offset`, and every output the expectation value of a Pauli
-    word or of a real sum of them. The function is traced with three sets of values, so that an angle that only looks
-    constant is found out. Raises UnsupportedCircuitError.
+    `inputs` (n_inputs,), as many as qubits by default, and `weights` of `weight_shape` are in radians. Raises
+    UnsupportedCircuitError as `read_circuit` does.
+    """
+    return _assemble(read_circuit(circuit, n_qubits, weight_shape, n_inputs))
+
+
+@torch.enable_grad()  # how angles depend on inputs and weights is read from torch's graph
+def read_circuit(circuit: Callable, n_qubits: int, weight_shape: Iterable[int], n_inputs: int | None = None) -> Reading:
+    """What a quantum function (or QNode) `circuit(inputs, weights)` on the wires 0 ... n_qubits-1 turns and measures.
+
+    Every angle of the circuit must be constant or `factor * element + offset`, and every output the expectation value
+    of a Pauli word or of a real sum of them. The function is traced with three sets of values, so that an angle that
+    only looks constant is found out. Raises UnsupportedCircuitError.
     """
     circuit = getattr(circuit, "func", circuit)
     weight_shape = tuple(weight_shape)
@@ -341,10 +365,6 @@ def compile_circuit(
     used = {wire for gate in gates for wire in gate.wires} | {w for out in outputs for word in out for w, _ in word}
     if stray := used - set(range(n_qubits)):
         raise ValueError(f"the circuit uses wire {stray.pop()!r}; n_qubits={n_qubits} makes them 0 to {n_qubits - 1}")
-    return _assemble(gates, angles, outputs, n_qubits, n_inputs, weight_shape)
-
-
-def _assemble(gates, angles, outputs, n_qubits, n_inputs, weight_shape) -> Program:
     frame = Frame(n_qubits)
     uniform = 0
     touched = set()
@@ -358,18 +378,22 @@ def _assemble(gates, angles, outputs, n_qubits, n_inputs, weight_shape) -> Progr
             frame.append(gate.table, gate.wires)
         touched.update(gate.wires)
     letters = list(dict.fromkeys(word for out in outputs for word in out))
-    measured = [frame.image(pauli_word(word)) for word in letters]
-    real = all(p.ys % 2 for p, _ in turns) and not any(p.ys % 2 for p in measured)
-    imaginary = 0 if real else 1 << n_qubits  # the index bit of imaginary parts
+    measured = tuple(frame.image(pauli_word(word)) for word in letters)
     readout = tuple(tuple(out.get(word, 0.0) for word in letters) for out in outputs)
+    return Reading(n_qubits, n_inputs, weight_shape, uniform, tuple(turns), measured, readout)
+
+
+def _assemble(read: Reading) -> Program:
+    real = all(p.ys % 2 for p, _ in read.turns) and not any(p.ys % 2 for p in read.words)
+    imaginary = 0 if real else 1 << read.n_qubits  # the index bit of imaginary parts
     return Program(
-        n_inputs,
-        weight_shape,
-        n_qubits + (not real),
-        uniform,
-        tuple(_rotation(p, angle, imaginary) for p, angle in turns),
-        tuple(_word(p, imaginary) for p in measured),
-        None if np.array_equal(readout, np.eye(len(letters))) else readout,
+        read.n_inputs,
+        read.weight_shape,
+        read.n_qubits + (not real),
+        read.uniform,
+        tuple(_rotation(p, angle, imaginary) for p, angle in read.turns),
+        tuple(_word(p, imaginary) for p in read.words),
+        None if np.array_equal(read.outputs, np.eye(len(read.words))) else read.outputs,
     )
 
 

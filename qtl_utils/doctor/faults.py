@@ -489,6 +489,12 @@ def saturated(broken):
     return case(head(), (samples * 50 if broken else samples, labels))
 
 
+@fault(26, "mixed_readout", "outputs are products of inputs", "readout_mixing", "optimisation")
+def mixed_readout(broken):
+    settings = HeadSettings(N_FEATURES, 2, n_qubits=4, depth=6 if broken else 4)
+    return case(make_head("A", settings, seed=0))
+
+
 @fault(24, "scheduler_first", "the scheduler steps before the optimiser", "scheduler_order", "optimisation", f"{QTL}19")
 def scheduler_first(broken):
     model = head(angle_init=1.0)

@@ -4,7 +4,7 @@ import contextlib
 import copy
 import sysconfig
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,6 +43,7 @@ class Site:
     outputs: list[torch.Tensor] = field(default_factory=list)
     node: qml.QNode | None = None
     arguments: tuple = ((), {})
+    roles: list[bool] = field(default_factory=list)  # of each tensor of the first call: whether it is made of angles
     angles: list[nn.Parameter] = field(default_factory=list)
 
     @property
@@ -76,6 +77,38 @@ class Site:
             circuit = make_circuit(self.module.ansatz, self.module.encoding, self.module.n_qubits)
             return qml.tape.make_qscript(circuit)(self.inputs[0][:1], self.module.weights)
         return None
+
+    def as_function(self) -> tuple[Callable, torch.Tensor, torch.Tensor]:
+        """The circuit as `f(inputs, weights)` of two vectors, the inputs (B, n) it was handed, and its weights (m,).
+
+        ValueError where it cannot be written so.
+        """
+        if isinstance(self.module, QuantumLayer):
+            shape = self.module.weights.shape
+            circuit = make_circuit(self.module.ansatz, self.module.encoding, self.module.n_qubits)
+            function = lambda inputs, weights: circuit(inputs, weights.reshape(shape))  # noqa: E731
+            inputs = self.inputs[0].reshape(-1, self.module.n_qubits)
+            return function, inputs.double(), self.module.weights.detach().double().flatten()
+        if self.node is None:
+            raise ValueError(f"a {self.kind} is no quantum function")
+        tensors = _tensors((*self.arguments[0], *self.arguments[1].values()))
+        given = [t for t, angle in zip(tensors, self.roles, strict=True) if not angle]
+        if len(given) != 1 or given[0].dim() not in (1, 2):
+            raise ValueError(f"it takes {len(given)} input tensors; one of shape (batch, inputs) can be read")
+        n = given[0].shape[-1]
+        inputs = torch.cat([x.detach().reshape(-1, n) for x in self.inputs]).double()
+        weights = [t.detach().double().flatten() for t, angle in zip(tensors, self.roles, strict=True) if angle]
+
+        def function(inputs, weights):
+            left = iter(weights.split([t.numel() for t, angle in zip(tensors, self.roles, strict=True) if angle]))
+            own = [
+                next(left).reshape(t.shape) if angle else inputs.reshape((1, n)[2 - t.dim() :])
+                for t, angle in zip(tensors, self.roles, strict=True)
+            ]
+            args, kwargs = _replaced(self.arguments, iter(own))
+            return self.node.func(*args, **kwargs)
+
+        return function, inputs, torch.cat(weights) if weights else torch.zeros(0, dtype=torch.float64)
 
     @property
     def n_qubits(self) -> int:
@@ -241,12 +274,14 @@ def _nodes(watch: _Watch) -> Iterator[None]:
         owned = {id(p): p for p in watch.model.parameters()}
         angles = []
         inputs = []
+        roles = []
         for tensor in _tensors((*args, *kwargs.values())):
             leaves = _angles(tensor, owned)
+            roles.append(bool(leaves))
             (angles if leaves else inputs).extend(leaves or [tensor])
         angles = list({id(p): p for p in angles}.values()) or list(module.parameters(recurse=False))
         name = watch.names.get(id(module), type(module).__name__)
-        watch.add(Site(name, module, "QNode", 0, [], [], node, (args, kwargs), angles), inputs, _tensors([out]))
+        watch.add(Site(name, module, "QNode", 0, [], [], node, (args, kwargs), roles, angles), inputs, _tensors([out]))
         return out
 
     qml.QNode.__call__ = watched
@@ -267,6 +302,18 @@ def _tensors(values) -> list[torch.Tensor]:
         elif isinstance(value, (list, tuple, nn.ParameterList)):
             found += _tensors(value)
     return found
+
+
+def _replaced(value, tensors: Iterator[torch.Tensor]):
+    """A nested value with its tensors replaced one after the other, in the order of `_tensors`."""
+    if isinstance(value, torch.Tensor):
+        return next(tensors)
+    if isinstance(value, dict):
+        return {key: _replaced(part, tensors) for key, part in value.items()}
+    if isinstance(value, (list, tuple, nn.ParameterList)):
+        parts = [_replaced(part, tensors) for part in value]
+        return tuple(parts) if isinstance(value, tuple) else parts
+    return value
 
 
 # what may stand between a parameter and the circuit it is an angle of: views, casts, sums and multiples

@@ -75,6 +75,22 @@ class TrigonometricFeatures(nn.Module):
         return out
 
 
+class Beside(nn.Module):
+    """A bypass: what goes into a module beside what comes out, (..., n) -> (..., n + m)."""
+
+    def __init__(self, inner: nn.Module):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return beside(x, self.inner(x))
+
+
+def beside(x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    """`x` (..., n) and `out` (..., m) as one (..., n + m); where all replicas share `x`, it is repeated."""
+    return torch.cat([x.expand(*out.shape[:-1], x.shape[-1]), out], dim=-1)
+
+
 def quantum_head(s: HeadSettings, angles="trained", ansatz=None) -> nn.Module:
     """Linear -> angles -> circuit -> Linear: the dressed quantum circuit of arXiv:1912.08278."""
     from qtl_utils.circuits.layer import QuantumLayer
@@ -86,6 +102,20 @@ def quantum_head(s: HeadSettings, angles="trained", ansatz=None) -> nn.Module:
         s.n_qubits, s.depth, ansatz or s.ansatz, s.encoding, s.angle_init, angles, s.simulator, s.diff_method
     )
     return nn.Sequential(pre, Squash(s.encoding), layer, post)
+
+
+def bypass_head(s: HeadSettings, angles="trained", circuit=True) -> nn.Module:
+    """The quantum head whose last layer sees the circuit's input angles beside its outputs."""
+    pre, squash, layer, _ = quantum_head(s, angles)
+    post = nn.Linear(2 * s.n_qubits, s.n_classes)
+    return nn.Sequential(pre, squash, Beside(layer if circuit else nn.Identity()), post)
+
+
+def skip_head(s: HeadSettings, angles="trained", circuit=True) -> nn.Module:
+    """The quantum head whose last layer sees the features beside the circuit's outputs: A and C in one."""
+    pre, squash, layer, _ = quantum_head(s, angles)
+    inner = nn.Sequential(pre, squash, layer) if circuit else nn.Sequential(pre, squash)
+    return nn.Sequential(Beside(inner), nn.Linear(s.n_features + s.n_qubits, s.n_classes))
 
 
 def linear_head(s: HeadSettings) -> nn.Module:
@@ -145,6 +175,13 @@ VARIANTS: dict[str, Variant] = {
         "frozen", partial(quantum_head, ansatz="separable"), "A without entangling gates", circuit=True
     ),
     "A-none": Variant("frozen", no_circuit_head, "A with its circuit removed"),
+    "A-bypass": Variant("frozen", bypass_head, "A whose last layer sees the circuit's input angles too", circuit=True),
+    "A-zero-bypass": Variant("frozen", partial(bypass_head, angles="zero"), "A-bypass with its angles fixed at 0"),
+    "A-none-bypass": Variant("frozen", partial(bypass_head, circuit=False), "A-bypass with its circuit removed"),
+    "A-skip": Variant("frozen", skip_head, "A whose last layer sees the features too", circuit=True),
+    "A-zero-skip": Variant("frozen", partial(skip_head, angles="zero"), "A-skip with its angles fixed at 0"),
+    "A-none-skip": Variant("frozen", partial(skip_head, circuit=False), "A-skip with its circuit removed"),
+    "A-joint-bypass": Variant("full", bypass_head, "backbone and A-bypass trained together", circuit=True),
     "A-surrogate": Variant("frozen", surrogate_head, "an exact classical superset of A's circuit", _surrogate_refuses),
 }
 

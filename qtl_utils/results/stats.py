@@ -445,6 +445,9 @@ PLAIN = {
     "C": "the linear head without circuit (C)",
     "C-matched": "the equally large head without circuit (C-matched)",
     "A-none": "the same model with its circuit taken out (A-none)",
+    "A-zero": "the same model with its angles fixed at zero (A-zero)",
+    "A-bypass": "the model with the circuit and a bypass around it (A-bypass)",
+    "A-skip": "the model with the circuit beside the features (A-skip)",
     "A-surrogate": "the classical stand-in for the circuit (A-surrogate)",
 }
 

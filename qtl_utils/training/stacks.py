@@ -5,7 +5,7 @@ from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.nn.functional import linear
 
-from qtl_utils.models.heads import Squash, TrigonometricFeatures, is_circuit
+from qtl_utils.models.heads import Beside, Squash, TrigonometricFeatures, beside, is_circuit
 
 
 class Stack:
@@ -27,14 +27,7 @@ class Stack:
     def __call__(self, x: torch.Tensor) -> torch.Tensor:  # (R, B, F), or (B, F) for all replicas -> (R, B, K)
         if self.layers is None:
             return self._forward(self.parameters, self.buffers, x.expand(self.replicas, *x.shape[-2:]))
-        tensors = self.parameters | self.buffers
-        for name, layer in self.layers:
-            if isinstance(layer, nn.Linear):
-                x = stacked_linear(x, tensors[f"{name}weight"], tensors.get(f"{name}bias"))
-            elif is_circuit(layer):
-                x = layer(x, tensors[f"{name}weights"])
-            else:
-                x = layer(x)
+        x = chain(self.layers, self.parameters | self.buffers, x)
         return x.expand(self.replicas, *x.shape[-2:])
 
     @torch.no_grad()
@@ -46,8 +39,24 @@ class Stack:
 ELEMENTWISE = (Squash, TrigonometricFeatures, nn.Identity, nn.Dropout, nn.Tanh, nn.ReLU, nn.GELU, nn.SiLU, nn.Sigmoid)
 
 
+def chain(layers: list[tuple[str, nn.Module]], tensors: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    """The layers one after the other, with the stacked `tensors` (R, ...) by name in the place of their own."""
+    for name, layer in layers:
+        if isinstance(layer, nn.Linear):
+            x = stacked_linear(x, tensors[f"{name}weight"], tensors.get(f"{name}bias"))
+        elif is_circuit(layer):
+            x = layer(x, tensors[f"{name}weights"])
+        elif isinstance(layer, Beside):
+            x = beside(x, chain(stackable_layers(layer.inner, f"{name}inner."), tensors, x))
+        else:
+            x = layer(x)
+    return x
+
+
 def stackable_layers(module: nn.Module, prefix: str = "") -> list[tuple[str, nn.Module]] | None:
     """The layers of a chain that take stacked replicas as they are, which spares `vmap`; None where one does not."""
+    if type(module) is Beside and not module._forward_hooks:
+        return None if stackable_layers(module.inner) is None else [(prefix, module)]
     if type(module) is nn.Sequential:
         parts = [stackable_layers(part, f"{prefix}{name}.") for name, part in module.named_children()]
         return None if None in parts else [layer for part in parts for layer in part]
