@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from sklearn.datasets import load_digits, make_moons
+from sklearn.datasets import load_breast_cancer, load_digits, make_moons
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
@@ -217,6 +217,16 @@ def square() -> Dataset:
     return _plane("square", points + rng.uniform(-0.1, 0.1, points.shape), labels, ("inside", "outside"))
 
 
+def breast_cancer() -> Dataset:
+    """scikit-learn's breast cancer data: 569 samples of 30 measurements, each scaled to mean 0 and deviation 1.
+
+    A linear classifier is at its ceiling here, so that nothing can gain: a negative control.
+    """
+    bunch = load_breast_cancer()
+    scaled = (bunch.data - bunch.data.mean(0)) / bunch.data.std(0)
+    return from_points("breast_cancer", scaled, bunch.target, ("malignant", "benign"))
+
+
 DATASETS: dict[str, Callable[..., Dataset]] = {
     "digits": digits,
     "digits_source": digits_source,
@@ -228,6 +238,7 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
     "spirals": spirals,
     "moons": moons,
     "square": square,
+    "breast_cancer": breast_cancer,
 }
 
 

@@ -56,10 +56,12 @@ def make_splits(
     train: float = 0.6,
     validation: float = 0.2,
     test: float | str = REST,
+    pool: np.ndarray | None = None,
 ) -> Splits:
     """Splits of `dataset`, stratified by class; sizes are fractions (float) or numbers of samples (int).
 
-    test: a size, or "rest": whatever neither trains nor validates is tested on.
+    test: a size, or "rest": whatever neither trains nor validates is tested on. pool: of "repeated", the samples that
+    splits are drawn from, all by default; the others are unused.
     "repeated" draws `n_splits` of them in rounds. Within a round every class stands in one random order, from which
     the splits cut their subsets at equally spaced offsets: their test sets (or, if these are larger, their training
     sets) have as little in common as the data allow. A split depends on `seed` and its own number alone. Samples with
@@ -75,10 +77,12 @@ def make_splits(
         raise ValueError(f"n_splits={n_splits} with protocol {protocol!r}: expected {limit}.")
     if protocol == "repeated":
         asked = {"train": train, "validation": validation, "test": test}
-        everything = np.arange(len(dataset.labels))
-        size = splits_per_round(asked, len(everything))
-        drawn = [_draw(dataset, everything, asked, [seed, s // size], s % size, size) for s in range(n_splits)]
-        return Splits(protocol, np.array(drawn))
+        pool = np.arange(len(dataset.labels)) if pool is None else pool
+        size = splits_per_round(asked, len(pool))
+        subsets = np.full((n_splits, len(dataset.labels)), "", dtype="<U10")
+        for s in range(n_splits):
+            subsets[s, pool] = _draw(dataset, pool, asked, [seed, s // size], s % size, size)
+        return Splits(protocol, subsets)
     given = np.array(dataset.given)
     tested = "test" if protocol == "fixed" or "test" in given else "validation"
     for needed in ("train", tested):
@@ -95,6 +99,12 @@ def make_splits(
             raise ValueError(f"{few}; ask for fewer.")
         subsets[pool] = _draw(dataset, pool, {"train": rest, "validation": validation}, [seed, 0])
     return Splits(protocol, subsets[None])
+
+
+def hold_out(dataset: Dataset, share: float, seed: int = 0) -> np.ndarray:
+    """The samples of a final test set, `share` of each class, copies together; (n,) int64."""
+    drawn = _draw(dataset, np.arange(len(dataset.labels)), {"train": 1.0 - share, "test": share}, [seed, 2019])
+    return np.flatnonzero(drawn == "test")
 
 
 def splits_per_round(asked: Mapping[str, float | str], n: int) -> int:

@@ -72,15 +72,9 @@ def save_claims(folder: Path, study: StudyConfig) -> pd.DataFrame:
     return claims
 
 
-def _read_answer(folder: Path) -> dict[str, Any] | None:
-    """What notebook 07 found; None where it failed or has nothing to compare."""
-    path = folder / "tables" / "answer.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-
-
-def _read_learned(folder: Path) -> dict[str, Any] | None:
-    """What notebook 06 found, where the study has it."""
-    path = folder / "tables" / "who_learned.json"
+def _read_answer(folder: Path, name: str) -> dict[str, Any] | None:
+    """What a notebook left for the first page in tables/; None where it failed, or the study has it not."""
+    path = folder / "tables" / f"{name}.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
@@ -123,12 +117,13 @@ def _lay_out(
         entry = {"name": _label(name), "page": page.as_posix(), "title": title}
         entry["seconds"] = manifest["notebook_seconds"][str(name.with_suffix(""))]
         entries.append(entry | {"failed": failure_of(folder / "notebooks" / name)})
-    answer = _read_answer(folder)
+    answer = _read_answer(folder, "answer")
     shared, rows = _read_table(folder / "tables" / answer["main_table"]) if answer else ({}, [])
     told = {
         "study": study,
         "answer": answer,
-        "learned": _read_learned(folder),
+        "repair": _read_answer(folder, "repair"),
+        "learned": _read_answer(folder, "who_learned"),
         "notebooks": entries,
         "failed": [entry for entry in entries if entry["failed"]],
         "claims": [{name: _cell(str(value)) for name, value in row.items()} for row in claims.to_dict("records")],

@@ -179,6 +179,37 @@ class CalibrationConfig(Section):
     seed: int = Field(0, ge=0)
 
 
+class RepairTask(Section):
+    """One data set on which 10_repair climbs from the published model to a better one."""
+
+    dataset: Name | None = None  # of the study; left out: that of its first run with a backbone
+    backbone: Name | None = None
+    rates: list[Rate] = Field([0.0004, 0.002, 0.01], min_length=2)  # of all parameters, for validation to choose from
+    lr_quantum: Rate = 0.02  # of the angles, once they may travel
+    seeds: int = Field(24, ge=5, le=1000)  # one on each split
+    epochs: int = Field(30, ge=1)
+    lr_step: int = Field(10, ge=1)
+    joint_seeds: int = Field(0, ge=0)  # of networks whose backbone learns too; 0 leaves them out
+
+
+class RepairConfig(Section):
+    """What 10_repair mends."""
+
+    tasks: list[RepairTask] = Field([RepairTask()], min_length=1)
+    final: float = Field(0.25, gt=0, lt=0.9)  # share of the samples that is sealed, and opened once
+    n_qubits: int = Field(4, ge=1, le=10)
+    depth: int = Field(6, ge=1, le=30)
+    ansatz: str = "mari2019"
+    encoding: str = "tanh"
+    first_seed: int = Field(0, ge=0)
+    batch_size: int = Field(4, ge=1)
+    lr: Rate = 4e-4  # of the published model
+    joint_epochs: int = Field(12, ge=1)
+    joint_batch_size: int = Field(32, ge=2)
+    joint_lr: Rate = 0.01  # of head and circuit
+    joint_lr_backbone: Rate = 0.001
+
+
 # ---- the registry ----------------------------------------------------------------------------------------------------
 
 
@@ -195,7 +226,9 @@ class Notebook:
     section: str = ""  # "": it has no settings
     settings: type[Section] | None = None
     writes: tuple[str, ...] = ()
-    looks_at: Literal["nothing", "features", "images", "resnet", "runs"] = "nothing"  # what of the study it works with
+    looks_at: Literal["nothing", "features", "images", "resnet", "tasks", "runs"] = (
+        "nothing"  # what of the study it works with
+    )
     fields: tuple[str, ...] | None = None  # the settings it is told, where notebooks share a section; None: all
     on: bool = True  # whether a study that does not name the section has it
     alone: bool = False  # it measures times: nothing runs beside it
@@ -261,6 +294,7 @@ NOTEBOOKS: list[Notebook] = [
         on=False,
     ),
     Notebook("09_can_we_see_it", "calibration", CalibrationConfig, ("tables/calibration.csv",), on=False),
+    Notebook("10_repair", "repair", RepairConfig, ("tables/repair.json",), looks_at="tasks", on=False),
 ]
 
 

@@ -46,13 +46,19 @@ class Step:
 def steps_of(study: StudyConfig) -> list[Step]:
     """The steps of `study` in reading order: data set by data set, then what looks at all of them."""
     analyses = _analyses(study)
-    read = [step.parameters.get("dataset") for step in analyses] + [run.dataset for run in study.runs.values()]
+    read = [dataset for step in analyses for dataset in _reads(step.parameters)]
+    read += [run.dataset for run in study.runs.values()]
     steps = []
     for dataset in study.datasets:
         if dataset in read:
             steps.append(_dataset(study, dataset))
             steps += [_run(study, name) for name, run in study.runs.items() if run.dataset == dataset]
     return steps + sorted(analyses, key=lambda step: step.notebook)
+
+
+def _reads(told: dict[str, Any]) -> list[str]:
+    """The data sets that an analysis is told to look at."""
+    return [one["dataset"] for one in (told, *told.get("tasks", ())) if one.get("dataset")]
 
 
 def _dataset(study: StudyConfig, dataset: str) -> Step:
@@ -87,5 +93,5 @@ def _analyses(study: StudyConfig) -> list[Step]:
 
 def _analysis(study: StudyConfig, row: Notebook, runs: tuple[str, ...]) -> Step:
     told = study.told(row.file)
-    needs = (_of(told["dataset"]),) if told.get("dataset") in study.datasets else ()
+    needs = tuple(dict.fromkeys(_of(name) for name in _reads(told) if name in study.datasets))
     return Step(row.file, row.file, told, row.writes, needs, after=runs, alone=row.alone)

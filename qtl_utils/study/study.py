@@ -44,6 +44,11 @@ class Study(Section):
                 name = getattr(getattr(self, section), kind, None)
                 if name is not None and name not in known:
                     raise ValueError(f"{section}.{kind}: {unknown_name(kind, name, known)}")
+        for number, task in enumerate(self.repair.tasks if self.repair else ()):
+            for kind, known in (("dataset", self.datasets), ("backbone", self.backbones)):
+                name = getattr(task, kind)
+                if name is not None and name not in known:
+                    raise ValueError(f"repair.tasks.{number}.{kind}: {unknown_name(kind, name, known)}")
         self._check_attribution()
         if self.published and self.told("08_published_results")["backbone_settings"]["model"] == NO_BACKBONE:
             raise ValueError("published.backbone: 2-D points have none; name a backbone and a dataset with images")
@@ -131,6 +136,9 @@ class Study(Section):
         told |= {name: told[name] + self.seed for name in ("seed", "first_seed") if name in told}
         if row.looks_at == "nothing":
             return told
+        if row.looks_at == "tasks":
+            tasks = [t | self._choice(t["dataset"], t["backbone"], images=t["joint_seeds"] > 0) for t in told["tasks"]]
+            return told | {"tasks": tasks}
         if row.looks_at == "resnet":
             return told | self._resnet(told["dataset"], told["backbone"])
         return told | self._choice(told["dataset"], told["backbone"], images=row.looks_at == "images")

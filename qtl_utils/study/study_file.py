@@ -132,7 +132,7 @@ def check_names(study: StudyConfig, file: str | Path, registries: Mapping[str, C
         uses.append((f"runs.{key}.simulator", "simulator", run.simulator))
         uses.append((f"runs.{key}.diff_method", "differentiation method", run.diff_method))
         uses.extend((f"runs.{key}.variants", "variant", variant) for variant in run.variants)
-    for key in ("gradients", "simulators", "attribution"):
+    for key in ("gradients", "simulators", "attribution", "repair"):
         if (section := getattr(study, key)) is not None:
             uses += [(f"{key}.{kind}", kind, getattr(section, kind)) for kind in ("ansatz", "encoding")]
     if study.gradients is not None:

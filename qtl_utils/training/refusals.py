@@ -70,6 +70,12 @@ def uses(study: StudyConfig) -> list[Use]:
         if told.get("dataset") in study.datasets and told["backbone"] in study.backbones:
             settings = DataConfig(**told["data"]), BackboneConfig(**told["backbone_settings"])
             found.append(Use(row.section, told["dataset"], told["backbone"], *settings))
+        for number, task in enumerate(told.get("tasks", ())):
+            settings = DataConfig(**task["data"]), BackboneConfig(**task["backbone_settings"])
+            networks = ("A-joint-bypass", "B") if task["joint_seeds"] else ()
+            where = f"{row.section}.tasks.{number}"
+            size = told["joint_batch_size"] if networks else told["batch_size"]
+            found.append(Use(where, task["dataset"], task["backbone"], *settings, networks, size))
     return found
 
 
