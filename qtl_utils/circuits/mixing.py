@@ -78,6 +78,12 @@ class Polynomial:
         largest = [max(terms, key=lambda t: abs(t.coefficient), default=None) for terms in self.outputs]
         return tuple(0 if term is None else len(self.factors(term)) for term in largest)
 
+    @property
+    def reuploads(self) -> bool:
+        """Whether an input is encoded more than once, so that products are what the circuit is for."""
+        inputs = [angle.index for angle in self.encoded]
+        return len(set(inputs)) < len(inputs)
+
     def main_effects(self, inputs: np.ndarray) -> np.ndarray:
         """Standard deviations (K, n) of E[output | input i]; the columns of `inputs` (N, n), radians, independent."""
         columns = self._columns(np.asarray(inputs, float))

@@ -103,6 +103,26 @@ def tuning(tables: Tables) -> pd.DataFrame:
     return _sorted(frame.reset_index())
 
 
+def known_faults(found: pd.DataFrame) -> list[str]:
+    """What the doctor says of the models of a study, in sentences; `found`: as notebooks 02 leave it, of all runs."""
+    if found.empty:
+        return []
+    models = ["dataset", "run", "variant", "settings"]
+    n = len(found[models].drop_duplicates())
+    alarms = found[found["verdict"].isin(["fail", "warn"])]
+    counts = alarms.drop_duplicates([*models, "check"])["check"].value_counts()
+    each = ", ".join(f"{check} in {number}" for check, number in counts.items()) or "nothing"
+    lines = [f"The doctor looked at each A and A-joint as it was trained ({n} in all) and found: {each}."]
+    for (dataset, variant), part in alarms[alarms["settings"] == "2019"].groupby(["dataset", "variant"], sort=False):
+        known = list(dict.fromkeys(part["check"]))
+        if "published" in dataset:
+            lines.append(
+                f"{variant} as published ({dataset}) has {len(known)} known fault{'s' * (len(known) > 1)}: "
+                f"{', '.join(known)}. What mending them gains stands in 10_repair."
+            )
+    return lines
+
+
 def at_the_edge(tuning: pd.DataFrame) -> pd.DataFrame:
     """Which variants most often chose a rate that is the smallest or the largest of their grid: a row per variant.
 

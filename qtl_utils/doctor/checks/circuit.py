@@ -11,17 +11,12 @@ import pennylane as qml
 import torch
 from torch import nn
 
-from qtl_utils.circuits.layer import QuantumLayer
-from qtl_utils.circuits.mixing import UNREAD, by_depth, draw_inputs, polynomial
 from qtl_utils.circuits.program import expand
 from qtl_utils.circuits.simulators import METHODS, Counts
 from qtl_utils.doctor.findings import Finding, check, fail, listed, ok, skipped, warn
-from qtl_utils.doctor.messages import short
 from qtl_utils.doctor.patient import Patient, alike
 from qtl_utils.doctor.probe import Site, observe, saved_by_circuits
 
-MOST_TERMS = 5_000  # products of sines and cosines that a circuit is looked at with
-MOST_DEPTHS = 12  # that are tried in place of a circuit's own
 REPEATS = 12  # of a sampled gradient: with few of them a ratio below 1 can pass for one above it
 REVERSE = ("backprop", "adjoint")  # methods whose cost does not grow with the number of angles
 
@@ -171,46 +166,6 @@ def shot_noise(p: Patient) -> Finding:
         more = f"about {math.ceil(shots / max(ratio, 0.1) ** 2 * 9):,} shots for a ratio of 3"
         return fail(evidence, "sampling noise is larger than the gradient", f"{more}, larger batches, or no shots")
     return ok(evidence)
-
-
-@check("readout_mixing", "which inputs the outputs still tell apart", section="optimisation#mixing")
-def readout_mixing(p: Patient) -> Finding:
-    if not p.seen.sites:
-        return skipped("the model has no circuit")
-    site = p.seen.sites[0]
-    try:
-        function, inputs, weights = site.as_function()
-        found = polynomial(function, site.n_qubits, weights.numpy(), inputs.shape[-1], MOST_TERMS)
-    except ValueError as error:
-        return skipped(f"circuit '{site.name}' cannot be read as sines and cosines: {short(error)}")
-    drawn = draw_inputs(inputs.std(0).numpy(), inputs.mean(0).numpy())
-    alone = found.alone(drawn)
-    mixed = np.flatnonzero(alone < UNREAD)
-    if not any(found.inputs_of_outputs):
-        return ok(f"at these angles the outputs of '{site.name}' do not depend on its inputs")
-    evidence = f"the outputs of '{site.name}' are products of {', '.join(map(str, found.inputs_of_outputs))} inputs"
-    if not mixed.size:
-        return ok(f"at these angles {evidence}; every input can be read by itself")
-    lost = 1 - np.nanmean(found.reach(drawn))
-    evidence = f"at these angles {evidence}: {mixed.size} of {len(alone)} inputs cannot be read by themselves"
-    evidence += f", and {lost:.0%} of the signal is lost to a linear layer"
-    if mixed.size < 2 or 2 * mixed.size < len(alone):
-        return ok(evidence)
-    cause = "entangling gates multiply the encoded inputs, and small angles do not undo it"
-    fix = f"{_unmixed(site)}identity blocks, no entangling gates, or a bypass (variant A-bypass)"
-    return warn(evidence, cause, fix)
-
-
-def _unmixed(site: Site) -> str:
-    """The depth next to a layer's own at which its circuit mixes nothing, to follow 'fix:'; '' where there is none."""
-    layer = site.module
-    if not isinstance(layer, QuantumLayer):
-        return "another depth or entangler, "
-    near = sorted(range(1, 2 * layer.depth + 1), key=lambda depth: (abs(depth - layer.depth), depth))
-    for row in by_depth(layer.ansatz, layer.encoding, layer.n_qubits, near[:MOST_DEPTHS]):
-        if row["alone"] > 1 - UNREAD:
-            return f"depth {row['depth']} in place of {layer.depth}, "
-    return ""
 
 
 @check("reproducible", "which seeds the results depend on", section="simulators#seeds", steps=6)

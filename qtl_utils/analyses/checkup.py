@@ -1,0 +1,93 @@
+"""The doctor on the models of a study: every A and A-joint with its own history, rates and data."""
+
+import numpy as np
+import pandas as pd
+import torch
+
+from qtl_utils.doctor import diagnose
+from qtl_utils.models.heads import circuit_angles, make_head
+from qtl_utils.study.config import RunConfig
+from qtl_utils.training.fits import lr_decay, selection_subset
+from qtl_utils.training.inputs import Inputs, head_features
+from qtl_utils.training.run import VariantResult
+from qtl_utils.training.variants import head_settings, make_network
+
+LOOKED_AT = ("A", "A-joint")
+BUDGET = 20.0  # seconds a model
+OF_TRAINED = ("zeroed_angles",)  # checks that need the trained weights, which are kept of heads only
+
+
+def checkup(variant: str, result: VariantResult, inputs: Inputs, config: RunConfig) -> pd.DataFrame:
+    """What the doctor finds in a trained variant, of its first seed: a row per settings and check.
+
+    Heads are looked at as they are after training, whole networks as they began, with the history of their training.
+    """
+    if result.metrics.empty:
+        return pd.DataFrame()
+    frames = []
+    for settings, history in result.history.groupby("settings", sort=False):
+        seed = int(history["seed"].min())
+        own = history[history["seed"] == seed]
+        split = int(own["split"].iloc[0])
+        rates = _rates(result, settings, seed, config)
+        scaled = config.model_copy(update={"feature_scaling": rates.pop("feature_scaling")})
+        if variant == "A-joint":
+            model = make_network(variant, inputs, head_settings(inputs, config), seed, split)
+            samples = torch.from_numpy(np.asarray(inputs.pixels))
+        else:
+            model = make_head(variant, head_settings(inputs, config), seed).double()
+            start = f"{settings}/{variant}/"
+            trained = {k.removeprefix(start): v[0] for k, v in result.weights.items() if k.startswith(start)}
+            model.load_state_dict(trained, strict=False)
+            samples = head_features(inputs, scaled).double()
+            samples = samples[split] if samples.ndim == 3 else samples
+        data = {s: samples[inputs.splits.indices(split, s)] for s in ("train", "validation", "test")}
+        train = inputs.splits.indices(split, "train")
+        train = np.random.default_rng(seed).permutation(train)[: max(config.batch_size, 2)]
+        optimizer = _optimizer(model, rates)
+        found = diagnose(
+            model,
+            (samples[train], torch.as_tensor(inputs.data.labels[train])),
+            optimizer=optimizer,
+            scheduler=torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: lr_decay(epoch, config)),
+            history=_history(own, selection_subset(inputs.splits)),
+            data={name: part for name, part in data.items() if len(part)},
+            epochs=config.epochs,
+            budget=BUDGET,
+        )
+        frame = found.to_frame().drop(columns="link")
+        if variant == "A-joint":
+            frame = frame[~frame["check"].isin(OF_TRAINED)]
+        frames.append(frame.assign(variant=variant, settings=settings, seed=seed))
+    return pd.concat(frames, ignore_index=True)
+
+
+def _rates(result: VariantResult, settings: str, seed: int, config: RunConfig) -> dict[str, float | str]:
+    """The learning rates and the scaling that a seed was trained with: its run's own, or those that were chosen."""
+    names = ("lr_classical", "lr_quantum", "lr_backbone", "feature_scaling")
+    if settings == config.settings or result.tuning.empty:
+        return {name: getattr(config, name) for name in names}
+    chosen = result.tuning[(result.tuning["seed"] == seed) & result.tuning["chosen"]].iloc[0]
+    return {name: chosen[name] for name in names}
+
+
+def _optimizer(model: torch.nn.Module, rates: dict[str, float]) -> torch.optim.Optimizer:
+    """Adam with the study's groups: angles, the rest of the head, and the backbone where it learns."""
+    angles = {id(p) for p in circuit_angles(model).values()}
+    backbone = {id(p) for p in getattr(model, "backbone", torch.nn.Module()).parameters()}
+    groups = {"lr_quantum": [], "lr_backbone": [], "lr_classical": []}
+    for p in model.parameters():
+        which = "lr_quantum" if id(p) in angles else "lr_backbone" if id(p) in backbone else "lr_classical"
+        groups[which].append(p)
+    return torch.optim.Adam([{"params": part, "lr": float(rates[name])} for name, part in groups.items() if part])
+
+
+def _history(rows: pd.DataFrame, chosen_on: str) -> pd.DataFrame:
+    """A training history as `diagnose` takes it; the study reports the last epoch."""
+    table = pd.DataFrame(index=sorted(rows["epoch"].unique()))
+    for subset, part in rows.groupby("subset"):
+        part = part.set_index("epoch")
+        name = subset if subset == "train" else chosen_on
+        table[f"{name}_loss"] = part["loss"]
+        table[f"{name}_accuracy"] = part["accuracy"]
+    return table.assign(selected=[*[False] * (len(table) - 1), True], selected_on="nothing").reset_index(drop=True)

@@ -1,0 +1,76 @@
+"""The doctor on the models of a study, and what 07 says of it."""
+
+import pandas as pd
+import pytest
+from small_inputs import make_inputs
+
+from qtl_utils.analyses.checkup import checkup
+from qtl_utils.results.tables import known_faults
+from qtl_utils.study.config import RunConfig
+from qtl_utils.training.run import run_variant
+
+KEYS = {"study": "s", "dataset": "d", "backbone": "b", "run": "r"}
+CONFIG = {"dataset": "d", "backbone": "b", "variants": ["A"], "seeds": 2, "epochs": 3, "settings": "2019"}
+GRID = {"classical": [{"lr_classical": 0.01}], "quantum": [{"lr_classical": 0.01, "lr_quantum": 0.3}]}
+
+
+def checked_up(tmp_path, variant="A", **more):
+    inputs = make_inputs()
+    config = RunConfig(**CONFIG | more)
+    result = run_variant(variant, inputs, config, KEYS, tmp_path)
+    return checkup(variant, result, inputs, config)
+
+
+def test_a_head_is_looked_at_with_its_own_rates(tmp_path):
+    found = checked_up(tmp_path, lr_grid=GRID)
+    assert set(found["settings"]) == {"2019", "tuned"} and set(found["seed"]) == {0}
+    own = found[found["settings"] == "2019"].set_index("check")
+    assert own.loc["travel", "verdict"] == "fail" and "0.006" in own.loc["travel", "evidence"]
+    assert own.loc["forward", "verdict"] == "ok"
+    assert not found["verdict"].eq("skipped").all()
+
+
+def test_the_circuit_of_2019_is_known_to_mix_and_depth_4_is_not(tmp_path):
+    # all but untrained, on scaled features: their means would move products to where they say something of each input
+    rates = {"lr_classical": 1e-7, "lr_quantum": 1e-7, "feature_scaling": "standard"}
+    verdicts = {
+        depth: checked_up(tmp_path, depth=depth, **rates).set_index("check").loc["readout_mixing", "verdict"]
+        for depth in (4, 6)
+    }
+    assert verdicts == {4: "ok", 6: "warn"}
+
+
+def test_a_network_is_looked_at_as_it_began(tmp_path):
+    found = checked_up(tmp_path, "A-joint", variants=["A-joint"], seeds=1, batch_size=10)
+    assert "zeroed_angles" not in set(found["check"])
+    assert found.set_index("check").loc["forward", "verdict"] == "ok"
+
+
+def test_what_07_says_of_it():
+    def row(run, check, verdict, dataset="digits"):
+        keys = {"dataset": dataset, "run": run, "variant": "A", "settings": "2019"}
+        return keys | {"check": check, "verdict": verdict}
+
+    found = pd.DataFrame(
+        [
+            row("heads", "travel", "fail"),
+            row("heads", "readout_mixing", "warn"),
+            row("heads", "forward", "ok"),
+            row("other", "travel", "warn"),
+            row("published-heads", "travel", "fail", "ants-published"),
+        ]
+    )
+    first, second = known_faults(found)
+    assert first.endswith("(3 in all) and found: travel in 3, readout_mixing in 1.")
+    assert second.startswith("A as published (ants-published) has 1 known fault: travel.")
+    assert known_faults(pd.DataFrame()) == []
+    assert known_faults(found[found["verdict"] == "ok"])[0].endswith("found: nothing.")
+
+
+@pytest.mark.parametrize("variant", ["C"])
+def test_a_variant_that_was_not_trained_has_no_findings(tmp_path, variant):
+    inputs = make_inputs()
+    config = RunConfig(**CONFIG)
+    result = run_variant(variant, inputs, config, KEYS, tmp_path)
+    empty = type(result)(**{**vars(result), "metrics": pd.DataFrame()})
+    assert checkup(variant, empty, inputs, config).empty
