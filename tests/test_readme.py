@@ -15,7 +15,7 @@ from qtl_utils.circuits import ansatze as circuits
 from qtl_utils.doctor.faults import FAULTS, HEALTHY
 from qtl_utils.models import heads
 from qtl_utils.models.heads import HeadSettings, count_parameters, make_head
-from qtl_utils.results import portability, stats
+from qtl_utils.results import ladder_tables, portability, stats
 from qtl_utils.study.paths import PROJECT
 from qtl_utils.study.study_file import load_study
 
@@ -133,3 +133,16 @@ def test_who_learned_is_that_of_the_reference_results():
     changed = pd.read_csv(folder / "attribution_changed.csv").set_index("arm").loc["A with zeroed angles", "mean"]
     assert all(f"{row.mean:.3f} rad [{row.low:.3f}, {row.high:.3f}]" in TEXT for row in travel.itertuples())
     assert f"zero changes {100 * changed:.2f} % of the test decisions" in " ".join(TEXT.split())
+
+
+def test_the_table_of_the_repair_is_that_of_the_reference():
+    tables = PROJECT / "results" / "reference" / "default" / "tables"
+    found = ladder_tables.summary(pd.read_csv(tables / "repair_levels.csv"), pd.read_csv(tables / "repair_final.csv"))
+    for row in found.to_numpy().tolist():
+        assert f"| {' | '.join(row)} |" in TEXT
+    mixing = pd.read_csv(tables / "repair_mixing.csv").set_index("depth")
+    assert mixing.loc[6, "products"] == "1, 1, 2, 3" and round(mixing.loc[6, "reach"], 1) == 0.5
+    assert (mixing.loc[[4, 8], "unread"] == 0).all()
+    said = json.loads((tables / "repair.json").read_text(encoding="utf-8"))["answer"]
+    quoted = [sentence for sentence in said if f"- {sentence}\n" in TEXT]
+    assert any(", depth:" in sentence for sentence in quoted)

@@ -328,8 +328,7 @@ def sentences(
         f"{_of_hundred(heights[last])}."
     ]
     for _, row in steps[steps["verdict"].isin(["higher", "lower"])].iterrows():
-        word = "gains" if row["value"] > 0 else "costs"
-        lines.append(f"{task}: {row['mend']} {word} {_points(row, sign=False)}{_credited(row['mend'], credited)}.")
+        lines.append(f"{task}, {row['mend']}: {_points(row)}{_credited(row['mend'], credited)}.")
     if not (steps["verdict"] == "higher").any():
         lines.append(f"{task}: no rung gains on those before it what can be told from zero, Holm over {len(steps)}.")
     alone = gained[(gained["kind"] == "alone") & (gained["verdict"] == "higher")]
@@ -348,12 +347,9 @@ def _of_hundred(share: float) -> str:
     return f"{100 * share:.1f} of 100"
 
 
-def _points(row: pd.Series, sign: bool = True) -> str:
-    flip = -1 if not sign and row["value"] < 0 else 1
-    ends = sorted((flip * row["low"], flip * row["high"])) if np.isfinite(row["low"]) else []
-    form = "+.1f" if sign else ".1f"
-    interval = f" [{', '.join(format(100 * end, form) for end in ends)}]" if ends else ""
-    return f"{format(100 * flip * row['value'] + 0.0, form)} points{interval}"
+def _points(row: pd.Series) -> str:
+    interval = f" [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]" if np.isfinite(row["low"]) else ""
+    return f"{100 * row['value'] + 0.0:+.1f} points{interval}"
 
 
 def _than(row: pd.Series) -> str:
@@ -368,6 +364,6 @@ def _credited(mend: str, credited: pd.DataFrame) -> str:
         return ""
     without, zero = rows.loc["C-matched"], rows.loc["A-zero"]
     if not without["low"] > 0:
-        return f"; the same mend brings C-matched {100 * without['gain']:+.1f}, so this is hygiene"
-    angles = "" if zero["low"] > 0 else f", and A-zero, whose angles are never trained, gets {100 * zero['gain']:+.1f}"
-    return f"; C-matched gets {100 * without['gain']:+.1f}: a fault of the circuit was mended{angles}"
+        return f"; C-matched gets {100 * without['gain']:+.1f} by the same mend, so it is hygiene, not the circuit"
+    angles = "" if zero["low"] > 0 else f", A-zero, whose angles are never trained, {100 * zero['gain']:+.1f}"
+    return f"; C-matched gets {100 * without['gain'] + 0.0:+.1f}{angles}: a fault of the circuit was mended"

@@ -30,7 +30,7 @@ def climb(levels: pd.DataFrame) -> Figure:
                 continue
             ends = 100 * np.abs(rows[["low", "high"]].to_numpy(float).T - rows["accuracy"].to_numpy(float))
             ax.errorbar(rows["x"], 100 * rows["accuracy"], ends, capsize=3, lw=2.2, zorder=3, **style | {"ms": 6})
-        ax.set_xticks(range(len(rungs)), [rung.replace(" ", "\n") for rung in rungs], fontsize=7)
+        ax.set_xticks(range(len(rungs)), [rung.replace(" ", "\n") for rung in rungs], fontsize=6)
         ax.set_title(task, loc="left")
     axes[0].set_ylabel("right, of 100 test samples")
     names = list(dict.fromkeys(levels["variant"]))
