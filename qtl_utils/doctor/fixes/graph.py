@@ -1,8 +1,10 @@
 """Fixes of the graph: gradients that do not pass, batches that are mixed, dtypes, devices, saturated encodings."""
 
 import math
+import re
 import sys
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
@@ -10,11 +12,12 @@ from torch.overrides import TorchFunctionMode
 
 from qtl_utils.doctor.fixes.registry import Case, Mend, fix
 from qtl_utils.doctor.patient import alike
-from qtl_utils.doctor.probe import LIBRARIES, _wants_gradient
+from qtl_utils.doctor.probe import LIBRARIES
 from qtl_utils.doctor.recipe import changed
 
 SMOOTH = {"sign": torch.tanh, "sgn": torch.tanh}
 STEPS = ("round", "floor", "ceil", "trunc")
+REPLACED = (*SMOOTH, *STEPS, "tensor", "as_tensor")
 
 
 class Around(nn.Module):
@@ -55,9 +58,12 @@ def name_of(model: nn.Module, module: nn.Module) -> str:
     return next(name for name, m in model.named_modules() if m is module)
 
 
-def _from_user() -> bool:
-    """Whether the torch function that is being handled was called by the user's own lines."""
-    return not sys._getframe(2).f_code.co_filename.startswith(LIBRARIES)
+def _line() -> str:
+    """The line of the user's code that has called the torch function which is being handled."""
+    frame = sys._getframe(2)
+    while frame is not None and frame.f_code.co_filename.startswith(LIBRARIES):
+        frame = frame.f_back
+    return f"line {frame.f_lineno}" if frame is not None else ""
 
 
 def _stacked(value) -> torch.Tensor:
@@ -65,35 +71,42 @@ def _stacked(value) -> torch.Tensor:
 
 
 class Passing(TorchFunctionMode):
-    """Steps that no gradient passes, in the user's own lines, replaced by what passes it.
+    """Steps that no gradient passes, in these `lines` of the user's code, replaced by what passes it.
 
     sign becomes tanh; round, floor and ceil keep their values and pass the gradient straight through;
     torch.tensor([...]) of tensors becomes torch.stack.
     """
 
+    def __init__(self, lines: list[str]):
+        super().__init__()
+        self.lines = lines
+
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        if (name in SMOOTH or name in STEPS or name in ("tensor", "as_tensor")) and _wants_gradient(args):
-            if name in SMOOTH and _from_user():
-                return SMOOTH[name](args[0])
-            if name in STEPS and _from_user():
-                return args[0] + (func(*args, **kwargs) - args[0]).detach()
-            if name in ("tensor", "as_tensor") and isinstance(args[0], (list, tuple)) and _from_user():
-                return _stacked(args[0]).to(kwargs.get("dtype") or torch.get_default_dtype())
+        if name not in REPLACED or _line() not in self.lines:
+            return func(*args, **kwargs)
+        if name in SMOOTH:
+            return SMOOTH[name](args[0])
+        if name in STEPS:
+            return args[0] + (func(*args, **kwargs) - args[0]).detach()
+        if isinstance(args[0], (list, tuple)):
+            return _stacked(args[0]).to(kwargs.get("dtype") or torch.get_default_dtype())
         return func(*args, **kwargs)
 
 
 @fix("differentiable")
 def let_pass(case: Case):
-    name = case.patient.seen.stops[0][0] if case.patient.seen.stops else ""
+    stops = [(name, where) for name, where in case.patient.seen.stops if name in REPLACED]
     told = {
-        **dict.fromkeys(SMOOTH, f"torch.tanh(x) in place of torch.{name}(x)"),
-        **dict.fromkeys(STEPS, f"x + (torch.{name}(x) - x).detach() in place of torch.{name}(x)"),
+        **{name: f"torch.tanh(x) in place of torch.{name}(x)" for name in SMOOTH},
+        **{name: f"x + (torch.{name}(x) - x).detach() in place of torch.{name}(x)" for name in STEPS},
         **dict.fromkeys(("tensor", "as_tensor"), "torch.stack(outputs, dim=-1) in place of torch.tensor([...])"),
     }
-    if name in told:
-        yield Mend(changed(case.recipe, edits=[around(context=Passing)]), told[name])
+    if stops:
+        lines = [re.search(r"line \d+", where).group() for _, where in stops]
+        edit = around(context=partial(Passing, lines))
+        yield Mend(changed(case.recipe, edits=[edit]), "; ".join(dict.fromkeys(told[name] for name, _ in stops)))
 
 
 @fix("batch")
