@@ -14,26 +14,37 @@ an exception. A check of one's own is a function from a `Patient` to a finding a
         return ok(f"the largest weight is {largest:.2f}")
 """
 
-from qtl_utils.doctor import checks  # registers them
+from qtl_utils.doctor import checks, fixes  # registers them
 from qtl_utils.doctor.diagnosis import diagnose
 from qtl_utils.doctor.findings import CHECKS, Check, Diagnosis, DiagnosisError, Finding, check, fail, ok, skipped, warn
+from qtl_utils.doctor.fixes.registry import FIXES, Case, Fix, Mend, fix
 from qtl_utils.doctor.messages import KNOWN_ERRORS, explain
 from qtl_utils.doctor.patient import Patient
+from qtl_utils.doctor.repair import repair
+from qtl_utils.doctor.repaired import Repair
 
 __all__ = [
     "CHECKS",
+    "FIXES",
     "KNOWN_ERRORS",
+    "Case",
     "Check",
     "Diagnosis",
     "DiagnosisError",
     "Finding",
+    "Fix",
+    "Mend",
     "Patient",
+    "Repair",
     "check",
     "checks",
     "diagnose",
     "explain",
     "fail",
+    "fix",
+    "fixes",
     "ok",
+    "repair",
     "skipped",
     "warn",
 ]

@@ -18,7 +18,7 @@ from qtl_utils.doctor.patient import Patient, norm
 
 @check("frozen_buffers", "statistics of frozen layers in train mode", section="evaluation#batchnorm", steps=1)
 def frozen_buffers(p: Patient) -> Finding:
-    frozen = {n: m for n, m in p.model.named_modules() if _frozen_norm(m)}
+    frozen = {n: m for n, m in p.model.named_modules() if frozen_norm(m)}
     if not frozen:
         return ok("no frozen layer keeps statistics")
     with p.kept():
@@ -41,7 +41,7 @@ def _differ(a, b) -> bool:
     return not torch.equal(a, b)
 
 
-def _frozen_norm(module: nn.Module) -> bool:
+def frozen_norm(module: nn.Module) -> bool:
     own = list(module.parameters(recurse=False))
     statistics = isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats
     return statistics and bool(own) and not any(q.requires_grad for q in own)
@@ -321,7 +321,7 @@ def leakage(p: Patient) -> Finding:
     samples = {name: _samples(value) for name, value in p.data.items()}
     if p.scaler is not None and "train" in samples and (finding := _fitted_on_all(p.scaler, samples)) is not None:
         return finding
-    hashes = {name: [_hash(sample) for sample in values] for name, values in samples.items()}
+    hashes = {name: [hashed(sample) for sample in values] for name, values in samples.items()}
     known = {name: set(values) for name, values in hashes.items()}
     for a, b in itertools.combinations(hashes, 2):
         if n := len([h for h in hashes[b] if h in known[a]]):
@@ -343,7 +343,7 @@ def _samples(subset) -> list:
     return list(subset)
 
 
-def _hash(sample) -> str:
+def hashed(sample) -> str:
     if isinstance(sample, (str, Path)):
         content = Path(sample).read_bytes()
     else:
