@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from qtl_utils.circuits.layer import QuantumLayer
-from qtl_utils.circuits.mixing import UNREAD, by_depth
-from qtl_utils.doctor.checks.circuit import MOST_DEPTHS
+from qtl_utils.circuits.mixing import by_depth
+from qtl_utils.doctor.checks.mixing import ALONE, MOST_DEPTHS
 from qtl_utils.doctor.fixes.graph import name_of
 from qtl_utils.doctor.fixes.registry import Case, Mend, fix
 from qtl_utils.doctor.patient import alike
@@ -243,7 +243,7 @@ def unmix(case: Case):
         return
     near = sorted(range(1, 2 * layer.depth + 1), key=lambda depth: (abs(depth - layer.depth), depth))
     rows = by_depth(layer.ansatz, layer.encoding, layer.n_qubits, near[:MOST_DEPTHS])
-    fitting = [row["depth"] for row in rows if row["alone"] > 1 - UNREAD]
+    fitting = [row["depth"] for row in rows if row["alone"] > ALONE]
     yield from _depths(case, layer, fitting[:1])
     name = name_of(case.model, layer)
     parent, _, own = name.rpartition(".")
