@@ -88,7 +88,7 @@ class Site:
             circuit = make_circuit(self.module.ansatz, self.module.encoding, self.module.n_qubits)
             function = lambda inputs, weights: circuit(inputs, weights.reshape(shape))  # noqa: E731
             inputs = self.inputs[0].reshape(-1, self.module.n_qubits)
-            return function, inputs.double(), self.module.weights.detach().double().flatten()
+            return function, inputs.double().cpu(), self.module.weights.detach().double().flatten().cpu()
         if self.node is None:
             raise ValueError(f"a {self.kind} is no quantum function")
         tensors = _tensors((*self.arguments[0], *self.arguments[1].values()))
@@ -96,8 +96,8 @@ class Site:
         if len(given) != 1 or given[0].dim() not in (1, 2):
             raise ValueError(f"it takes {len(given)} input tensors; one of shape (batch, inputs) can be read")
         n = given[0].shape[-1]
-        inputs = torch.cat([x.detach().reshape(-1, n) for x in self.inputs]).double()
-        weights = [t.detach().double().flatten() for t, angle in zip(tensors, self.roles, strict=True) if angle]
+        inputs = torch.cat([x.detach().reshape(-1, n) for x in self.inputs]).double().cpu()
+        weights = [t.detach().double().flatten().cpu() for t, angle in zip(tensors, self.roles, strict=True) if angle]
 
         def function(inputs, weights):
             left = iter(weights.split([t.numel() for t, angle in zip(tensors, self.roles, strict=True) if angle]))
