@@ -19,6 +19,7 @@ usage() {
 ./run_all.sh portability [STUDY]     the same study as on other processors, with other threads and seeds, compared
 ./run_all.sh names [STUDY]           list what a study may name: variants, data sets, simulators ..., yours too
 ./run_all.sh doctor FILE.py:FUNCTION  diagnose the model that FUNCTION returns with a batch; exit code 1 on a fault
+./run_all.sh repair FILE.py:FUNCTION  mend what the doctor finds, as far as code can; exit code 1 if a fault is left
 ./run_all.sh --help
 
 STUDY is a study file (my_study.yaml) or the name of one in studies/ (smoke, default, ants_bees).
@@ -27,6 +28,7 @@ STUDY is a study file (my_study.yaml) or the name of one in studies/ (smoke, def
   --set KEY=VALUE    change a key of the study: --set seeds=5 everywhere, --set runs.heads.seeds=5 in one run
   --results-dir DIR  write to DIR instead of results/
   --profile NAME     how jobs are started: local (default) or slurm; see workflow/profiles/
+  --json             doctor, repair: print one JSON document; --minutes M, --seeds N: how much repair may train
   --cpu              at set-up, install the smaller CPU build of PyTorch where the package index has it
 
 What is finished is never computed twice; an interrupted run continues where it stopped.
@@ -140,6 +142,6 @@ case "${1:-}" in
     cd "$HERE/notebooks"
     exec "$PYTHON" -m jupyterlab "$@"
     ;;
-  names | plan | report | verify | portability | doctor) exec "$PYTHON" -P -m qtl_utils "$@" ;;
+  names | plan | report | verify | portability | doctor | repair) exec "$PYTHON" -P -m qtl_utils "$@" ;;
   *) exec "$PYTHON" -P -m qtl_utils run "$@" ;;
 esac

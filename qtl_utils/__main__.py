@@ -13,7 +13,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from qtl_utils.study import extensions, paths
@@ -248,22 +248,46 @@ def doctor(options: argparse.Namespace) -> int:
     """Diagnoses the model that FILE.py:FUNCTION makes; exit code 1 where a check fails."""
     from qtl_utils.doctor import diagnose
 
-    extensions.load(options.extension)
-    model, batch, more = _make_model(options.model)
-    for key in more:
-        if key not in (known := inspect.signature(diagnose).parameters):
-            raise ValueError(f"doctor: {unknown_name('argument of diagnose', key, known)}")
-    diagnosis = diagnose(model, batch, **{"budget": options.budget, **more})
-    print(diagnosis)
+    model, batch, more = _make_model("doctor", options, diagnose)
+    with _quiet(options.json):
+        diagnosis = diagnose(model, batch, **{"budget": options.budget, **more})
+    print(diagnosis.to_json() if options.json else diagnosis)
     return FAILED if any(f.verdict == "fail" for f in diagnosis) else 0
 
 
-def _make_model(target: str) -> tuple:
-    """What the function `FILE.py:FUNCTION` returns: model and batch, and perhaps more arguments of `diagnose`."""
+def repair(options: argparse.Namespace) -> int:
+    """Mends the model that FILE.py:FUNCTION makes, as far as code can; exit code 1 where a fault is left."""
+    from qtl_utils.doctor import repair as mend
+
+    model, data, more = _make_model("repair", options, mend)
+    given = {"minutes": options.minutes, "seeds": options.seeds}
+    with _quiet(options.json):
+        found = mend(model, data, **more | {key: value for key, value in given.items() if value is not None})
+    print(found.to_json() if options.json else found)
+    return FAILED if found.left else 0
+
+
+def _quiet(wanted: bool) -> contextlib.AbstractContextManager:
+    """With --json, what the user's code prints goes to stderr: one document is all that stdout gets."""
+    return contextlib.redirect_stdout(sys.stderr) if wanted else contextlib.nullcontext()
+
+
+def _make_model(command: str, options: argparse.Namespace, function: Callable) -> tuple:
+    """What `FILE.py:FUNCTION` returns: a model, its samples, and a dict of further arguments of `function`."""
+    with _quiet(options.json):
+        extensions.load(options.extension)
+        model, samples, more = _made(command, options.model)
+    for key in more:
+        if key not in (known := list(inspect.signature(function).parameters)[2:]):
+            raise ValueError(f"{command}: {unknown_name(f'argument of {function.__name__}', key, known)}")
+    return model, samples, more
+
+
+def _made(command: str, target: str) -> tuple:
     file, _, name = target.rpartition(":")
     if not file or not Path(file).is_file():
         raise FileNotFoundError(
-            f"doctor: '{target}' is no FILE.py:FUNCTION with a file that exists, as in model.py:make"
+            f"{command}: '{target}' is no FILE.py:FUNCTION with a file that exists, as in model.py:make"
         )
     sys.path.insert(0, str(Path(file).resolve().parent))  # it may import its neighbours
     spec = importlib.util.spec_from_file_location(Path(file).stem, file)
@@ -271,17 +295,17 @@ def _make_model(target: str) -> tuple:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise ValueError(f"doctor: {file} cannot be imported: {type(error).__name__}: {error}") from error
+        raise ValueError(f"{command}: {file} cannot be imported: {type(error).__name__}: {error}") from error
     if not callable(make := getattr(module, name, None)):
-        raise ValueError(f"doctor: {file} has no function '{name}'; it should return (model, (images, labels))")
+        raise ValueError(f"{command}: {file} has no function '{name}'; it should return (model, (images, labels))")
     try:
         made = make()
     except Exception as error:
-        raise ValueError(f"doctor: {name}() of {file} raised {type(error).__name__}: {error}") from error
+        raise ValueError(f"{command}: {name}() of {file} raised {type(error).__name__}: {error}") from error
     if not isinstance(made, tuple) or len(made) not in (2, 3) or (len(made) == 3 and not isinstance(made[2], dict)):
         raise ValueError(
-            f"doctor: {name}() of {file} should return (model, (images, labels)), or these and a dict of further "
-            f"arguments of diagnose, got {type(made).__name__}"
+            f"{command}: {name}() of {file} should return (model, (images, labels)), or these and a dict of further "
+            f"arguments, got {type(made).__name__}"
         )
     return made[0], made[1], made[2] if len(made) == 3 else {}
 
@@ -476,14 +500,21 @@ def _parser() -> Parser:
     five = command(portability, "portability")
     five.add_argument("--cases", metavar="NAME,NAME", help="only these; default: all")
     five.add_argument("--cores", type=_cores, help="jobs x threads at most, of every case")
-    four = command(doctor, "doctor", study=False)
-    four.add_argument("model", metavar="FILE.py:FUNCTION", help="a function that returns (model, (images, labels))")
-    four.add_argument(
-        "--extension", action="append", default=[], metavar="FILE", help="a file with checks of your own; see studies/"
-    )
-    four.add_argument(
-        "--budget", type=float, default=60.0, metavar="SECONDS", help="checks that take longer are skipped"
-    )
+    for function, name, told in (
+        (doctor, "doctor", "a function that returns (model, (images, labels))"),
+        (repair, "repair", "a function that returns (model, (samples, labels)), enough of them to train with"),
+    ):
+        four = command(function, name, study=False)
+        four.add_argument("model", metavar="FILE.py:FUNCTION", help=told)
+        four.add_argument(
+            "--extension", action="append", default=[], metavar="FILE", help="a file with checks of your own"
+        )
+        four.add_argument("--json", action="store_true", help="one JSON document on stdout, nothing else")
+        if name == "doctor":
+            four.add_argument("--budget", type=float, default=60.0, metavar="SECONDS", help="longer checks are skipped")
+        else:
+            four.add_argument("--minutes", type=float, metavar="M", help="for everything; default: 2")
+            four.add_argument("--seeds", type=int, metavar="N", help="how many trainings of each model; default: 5")
     three = command(execute, "execute", study=False)
     three.add_argument("step")
     return parser

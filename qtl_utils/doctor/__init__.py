@@ -1,4 +1,4 @@
-"""The doctor: what is wrong with a hybrid quantum-classical model that does not train.
+"""The doctor: what is wrong with a hybrid quantum-classical model that does not train, and what mends it.
 
     from qtl_utils.doctor import diagnose
     diagnose(model, (images, labels))
@@ -12,6 +12,9 @@ an exception. A check of one's own is a function from a `Patient` to a finding a
         if largest > 100:
             return fail(f"the largest weight is {largest:.0f}", "steps that were too large", "a lower learning rate")
         return ok(f"the largest weight is {largest:.2f}")
+
+`repair` goes on from there: it trains the model with and without the fixes that code can apply (FIXES, to which `fix`
+adds one of one's own) and keeps those that help.
 """
 
 from qtl_utils.doctor import checks, fixes  # registers them

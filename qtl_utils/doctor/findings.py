@@ -1,8 +1,10 @@
 """What the doctor says: findings, the registry of checks, and a diagnosis as a table."""
 
 import html
+import json
+import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -119,6 +121,12 @@ class Diagnosis(Sequence):
         """Raises DiagnosisError where a check failed; a warning is none."""
         if any(f.verdict == "fail" for f in self.findings):
             raise DiagnosisError(f"the model has faults:\n{self.of('fail')}")
+
+    def to_json(self) -> str:
+        """One JSON object: seconds and findings."""
+        found = [asdict(f) | {"link": f.link} for f in self.findings]
+        seconds = self.seconds if math.isfinite(self.seconds) else None
+        return json.dumps({"seconds": seconds, "findings": found}, indent=2, allow_nan=False)
 
     def __str__(self):
         lines = []
