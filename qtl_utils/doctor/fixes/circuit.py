@@ -105,6 +105,34 @@ def less_memory(case: Case):
     yield from _methods(case, ["adjoint"])
 
 
+class Stacked:
+    """A QNode whose list of outputs (B,) each comes as one tensor (B, outputs), with the dtype of what goes in."""
+
+    def __init__(self, node: qml.QNode):
+        self.node = node
+
+    def __call__(self, *args, **kwargs):
+        out = self.node(*args, **kwargs)
+        if isinstance(out, torch.Tensor):
+            return out
+        like = next((a for a in (*args, *kwargs.values()) if isinstance(a, torch.Tensor)), torch.empty(0))
+        return torch.stack(list(out), dim=-1).to(like.dtype)
+
+
+def _stacked(model: nn.Module) -> nn.Module:
+    for module, key, node in list(_nodes(model)):
+        vars(module)[key] = Stacked(node)
+    return model
+
+
+@fix("forward")
+def one_tensor(case: Case):
+    """A QNode returns a list of its outputs; what follows wants a tensor."""
+    if any(True for _ in _nodes(case.model)):
+        told = "torch.stack(outputs, dim=-1) of what the QNode returns, before anything else is done with it"
+        yield Mend(changed(case.recipe, edits=[_stacked]), told)
+
+
 class Whole(nn.Module):
     """Runs the QNode of `inner` once for the whole batch, where `inner` ran it once a sample."""
 
