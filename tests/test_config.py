@@ -62,7 +62,7 @@ WRONG = [  # where, value, what the error says
     ("datasets.digits.options", {"turns": 2}, "datasets.digits.options.turns: unknown option 'turns'"),
     ("backbones.vit.model", "resnet17", "backbones.vit.model: unknown model 'resnet17'; did you mean 'resnet18'?"),
     ("backbones.vit.init", "file", "backbones.vit.weights: init 'file' needs a .safetensors or .pth file"),
-    ("attribution.variants", ["A-zeor"], "attribution.variants: unknown variant 'A-zeor'; known: A, "),
+    ("attribution.variants", ["A-zeor"], "attribution.variants: unknown variant 'A-zeor'; did you mean"),
     ("attribution.scalings", ["minmax"], "attribution.scalings.0: expected 'none' or 'standard'"),
     ("attribution.fractions", [1.5], "attribution.fractions.0: expected at most 1, got 1.5"),
     ("attribution.backbone", "vti", "attribution.backbone: unknown backbone 'vti'"),

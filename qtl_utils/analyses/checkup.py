@@ -1,15 +1,20 @@
 """The doctor on the models of a study: every A and A-joint with its own history, rates and data."""
 
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
+import safetensors.torch
 import torch
 
 from qtl_utils.doctor import diagnose
 from qtl_utils.models.heads import circuit_angles, make_head
-from qtl_utils.study.config import RunConfig
+from qtl_utils.results.runs import TUNING, read_table
+from qtl_utils.study.config import BackboneConfig, DataConfig, RunConfig
 from qtl_utils.training.fits import lr_decay, selection_subset
 from qtl_utils.training.inputs import Inputs, head_features
-from qtl_utils.training.run import VariantResult
 from qtl_utils.training.variants import head_settings, make_network
 
 LOOKED_AT = ("A", "A-joint")
@@ -17,19 +22,48 @@ BUDGET = 20.0  # seconds a model
 OF_TRAINED = ("zeroed_angles",)  # checks that need the trained weights, which are kept of heads only
 
 
-def checkup(variant: str, result: VariantResult, inputs: Inputs, config: RunConfig) -> pd.DataFrame:
-    """What the doctor finds in a trained variant, of its first seed: a row per settings and check.
+@dataclass(frozen=True)
+class Kept:
+    """What a run left of its trainings, as its files hold it: tidy tables, and weights as (R, ...) by name."""
+
+    config: RunConfig
+    data: DataConfig
+    backbone: BackboneConfig
+    history: pd.DataFrame
+    tuning: pd.DataFrame
+    weights: dict[str, torch.Tensor]
+
+
+def read_kept(folder: Path) -> Kept:
+    """The run in `folder`."""
+    told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    tuning = folder / "tuning.csv"
+    return Kept(
+        config=RunConfig(**{name: told[name] for name in RunConfig.model_fields if name in told}),
+        data=DataConfig(**told["data"]),
+        backbone=BackboneConfig(**told["backbone_settings"]),
+        history=read_table(folder / "history.csv", "history"),
+        tuning=read_table(tuning, "tuning") if tuning.is_file() else pd.DataFrame(columns=TUNING),
+        weights=safetensors.torch.load_file(folder / "weights.safetensors"),
+    )
+
+
+def checkup(variant: str, kept: Kept, inputs: Inputs) -> pd.DataFrame:
+    """What the doctor finds in a variant of a run, of its first seed: a row per settings and check.
 
     Heads are looked at as they are after training, whole networks as they began, with the history of their training.
+    Empty where the run did not train the variant.
     """
-    if result.metrics.empty:
+    config = kept.config
+    history = kept.history[kept.history["variant"] == variant]
+    if history.empty:
         return pd.DataFrame()
     frames = []
-    for settings, history in result.history.groupby("settings", sort=False):
-        seed = int(history["seed"].min())
-        own = history[history["seed"] == seed]
+    for settings, rows in history.groupby("settings", sort=False):
+        seed = int(rows["seed"].min())
+        own = rows[rows["seed"] == seed]
         split = int(own["split"].iloc[0])
-        rates = _rates(result, settings, seed, config)
+        rates = _rates(kept, variant, settings, seed)
         scaled = config.model_copy(update={"feature_scaling": rates.pop("feature_scaling")})
         if variant == "A-joint":
             model = make_network(variant, inputs, head_settings(inputs, config), seed, split)
@@ -37,7 +71,7 @@ def checkup(variant: str, result: VariantResult, inputs: Inputs, config: RunConf
         else:
             model = make_head(variant, head_settings(inputs, config), seed).double()
             start = f"{settings}/{variant}/"
-            trained = {k.removeprefix(start): v[0] for k, v in result.weights.items() if k.startswith(start)}
+            trained = {k.removeprefix(start): v[0] for k, v in kept.weights.items() if k.startswith(start)}
             model.load_state_dict(trained, strict=False)
             samples = head_features(inputs, scaled).double()
             samples = samples[split] if samples.ndim == 3 else samples
@@ -62,12 +96,13 @@ def checkup(variant: str, result: VariantResult, inputs: Inputs, config: RunConf
     return pd.concat(frames, ignore_index=True)
 
 
-def _rates(result: VariantResult, settings: str, seed: int, config: RunConfig) -> dict[str, float | str]:
+def _rates(kept: Kept, variant: str, settings: str, seed: int) -> dict[str, float | str]:
     """The learning rates and the scaling that a seed was trained with: its run's own, or those that were chosen."""
     names = ("lr_classical", "lr_quantum", "lr_backbone", "feature_scaling")
-    if settings == config.settings or result.tuning.empty:
-        return {name: getattr(config, name) for name in names}
-    chosen = result.tuning[(result.tuning["seed"] == seed) & result.tuning["chosen"]].iloc[0]
+    if settings == kept.config.settings:
+        return {name: getattr(kept.config, name) for name in names}
+    own = kept.tuning[kept.tuning["variant"] == variant]
+    chosen = own[(own["seed"] == seed) & own["chosen"]].iloc[0]
     return {name: chosen[name] for name in names}
 
 

@@ -15,11 +15,12 @@ import pandas as pd
 import torch
 
 from qtl_utils.analyses.protocols import without_validation
-from qtl_utils.circuits.mixing import UNREAD, by_depth, draw_inputs, polynomial
+from qtl_utils.circuits.ansatze import ANSATZE, make_circuit
+from qtl_utils.circuits.mixing import UNREAD, by_depth, draw_inputs, pulled_back
+from qtl_utils.circuits.program import read_circuit
 from qtl_utils.data.splits import Splits, hold_out, make_splits
-from qtl_utils.doctor.probe import observe
 from qtl_utils.models.devices import find_device
-from qtl_utils.models.heads import VARIANTS, make_head
+from qtl_utils.models.heads import VARIANTS, Beside, make_head
 from qtl_utils.results import stats
 from qtl_utils.results.runs import GROUP
 from qtl_utils.study.config import DataConfig, TrainConfig
@@ -182,6 +183,9 @@ class Ladder:
         self.scores(recipe)
         config = self._config(recipe)
         features = head_features(self.inputs, config).double()
+        circuit = make_circuit(config.ansatz, config.encoding, config.n_qubits)
+        shape = ANSATZE[config.ansatz].shape(config.n_qubits, config.depth)
+        reading = read_circuit(circuit, config.n_qubits, shape)
         rows = []
         replicas, weights = self.trained[recipe]
         for i, replica in enumerate(replicas[:most]):
@@ -190,10 +194,11 @@ class Ladder:
             for when in ("start", "end"):
                 if when == "end":
                     head.load_state_dict({name: value[i] for name, value in weights.items()}, strict=False)
-                site = observe(head, own[self.inputs.splits.indices(replica.split, "train")]).sites[0]
-                function, inputs, angles = site.as_function()
-                found = polynomial(function, config.n_qubits, angles.numpy())
-                drawn = draw_inputs(inputs.std(0).numpy(), inputs.mean(0).numpy())
+                layer = head[2].inner if isinstance(head[2], Beside) else head[2]
+                with torch.no_grad():
+                    angles = head[:2](own[self.inputs.splits.indices(replica.split, "train")]).numpy()
+                found = pulled_back(reading, layer.weights.detach().numpy())
+                drawn = draw_inputs(angles.std(0), angles.mean(0))
                 alone, reach = found.alone(drawn), found.reach(drawn)
                 row = {
                     "seed": replica.seed,

@@ -196,11 +196,6 @@ def _refuse_repeats(metrics: pd.DataFrame) -> None:
     )
 
 
-def runs_of(metrics: pd.DataFrame) -> list[tuple[str, str]]:
-    """Data set and name of every run."""
-    return list(metrics[["dataset", "run"]].drop_duplicates().itertuples(index=False, name=None))
-
-
 def no_runs() -> dict[str, pd.DataFrame]:
     """The tables of a study in which nothing has run yet: right columns, no rows."""
     return {kind: tidy(pd.DataFrame(columns=columns), kind) for kind, columns in COLUMNS.items()}

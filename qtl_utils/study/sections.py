@@ -232,6 +232,7 @@ class Notebook:
     fields: tuple[str, ...] | None = None  # the settings it is told, where notebooks share a section; None: all
     on: bool = True  # whether a study that does not name the section has it
     alone: bool = False  # it measures times: nothing runs beside it
+    after: tuple[str, ...] = ()  # notebooks whose tables it shows, if they succeeded
     tables: str = ""  # how its tables begin that describe one machine, and so are not compared
 
 
@@ -283,8 +284,9 @@ NOTEBOOKS: list[Notebook] = [
         fields=(*_LENT, "first_seed", "head_seeds", "epochs", "batch_size", "lr", "confusion"),
         tables="doctor_",
     ),
+    Notebook("05_troubleshooting_models", writes=("tables/doctor_study.csv",), looks_at="runs", tables="doctor_"),
     Notebook("06_who_learned", "attribution", AttributionConfig, ("tables/who_learned.json",), looks_at="features"),
-    Notebook("07_results", writes=("tables/answer.json",), looks_at="runs"),
+    Notebook("07_results", writes=("tables/answer.json",), looks_at="runs", after=("05_troubleshooting_models",)),
     Notebook(
         "08_published_results",
         "published",

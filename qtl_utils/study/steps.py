@@ -88,7 +88,7 @@ def _run(study: StudyConfig, run: str) -> Step:
 
 def _analyses(study: StudyConfig) -> list[Step]:
     runs = tuple(f"{run.dataset}/02_train_variant-{name}" for name, run in study.runs.items())
-    return [_analysis(study, row, runs if row.looks_at == "runs" else ()) for row in study.notebooks()]
+    return [_analysis(study, row, (*(runs if row.looks_at == "runs" else ()), *row.after)) for row in study.notebooks()]
 
 
 def _analysis(study: StudyConfig, row: Notebook, runs: tuple[str, ...]) -> Step:
