@@ -24,8 +24,8 @@ def checked_up(tmp_path, variant="A", **more):
 
 def test_a_head_is_looked_at_with_its_own_rates(tmp_path):
     found = checked_up(tmp_path, lr_grid=GRID)
-    assert set(found["settings"]) == {"2019", "tuned"} and set(found["seed"]) == {0}
-    own = found[found["settings"] == "2019"].set_index("check")
+    assert set(found["settings"]) == {"2019", "tuned"} and set(found["seed"]) == {0, 1}
+    own = found[(found["settings"] == "2019") & (found["seed"] == 0)].set_index("check")
     assert own.loc["travel", "verdict"] == "fail" and "0.006" in own.loc["travel", "evidence"]
     assert own.loc["forward", "verdict"] == "ok"
     assert not found["verdict"].eq("skipped").all()
@@ -35,10 +35,10 @@ def test_the_circuit_of_2019_is_known_to_mix_and_depth_4_is_not(tmp_path):
     # all but untrained, on scaled features: their means would move products to where they say something of each input
     rates = {"lr_classical": 1e-7, "lr_quantum": 1e-7, "feature_scaling": "standard"}
     verdicts = {
-        depth: checked_up(tmp_path, depth=depth, **rates).set_index("check").loc["readout_mixing", "verdict"]
+        depth: set(checked_up(tmp_path, depth=depth, **rates).query("check == 'readout_mixing'")["verdict"])
         for depth in (4, 6)
     }
-    assert verdicts == {4: "ok", 6: "warn"}
+    assert verdicts[4] == {"ok"} and "warn" in verdicts[6]
 
 
 def test_a_network_is_looked_at_as_it_began(tmp_path):
@@ -48,8 +48,8 @@ def test_a_network_is_looked_at_as_it_began(tmp_path):
 
 
 def test_what_07_says_of_it():
-    def row(run, check, verdict, dataset="digits"):
-        keys = {"dataset": dataset, "run": run, "variant": "A", "settings": "2019"}
+    def row(run, check, verdict, dataset="digits", seed=0):
+        keys = {"dataset": dataset, "backbone": "b", "run": run, "variant": "A", "settings": "2019", "seed": seed}
         return keys | {"check": check, "verdict": verdict}
 
     found = pd.DataFrame(
@@ -57,12 +57,14 @@ def test_what_07_says_of_it():
             row("heads", "travel", "fail"),
             row("heads", "readout_mixing", "warn"),
             row("heads", "forward", "ok"),
+            row("other", "dtypes", "warn", seed=1),
+            row("other", "forward", "ok", seed=2),
             row("other", "travel", "warn"),
             row("published-heads", "travel", "fail", "ants-published"),
         ]
     )
     first, second = known_faults(found)
-    assert first.endswith("(3 in all) and found: travel in 3, readout_mixing in 1.")
+    assert first.endswith("(3 in all) and found: travel in 2, readout_mixing in 1.")
     assert second.startswith("A as published (ants-published) has 1 known fault: travel.")
     assert known_faults(pd.DataFrame()) == []
     assert known_faults(found[found["verdict"] == "ok"])[0].endswith("found: nothing.")

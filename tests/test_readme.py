@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from qtl_utils.analyses import attribution, calibration
+from qtl_utils.analyses import attribution, calibration, repairs
 from qtl_utils.circuits import ansatze as circuits
 from qtl_utils.doctor.faults import FAULTS, HEALTHY
 from qtl_utils.models import heads
@@ -146,3 +146,17 @@ def test_the_table_of_the_repair_is_that_of_the_reference():
     said = json.loads((tables / "repair.json").read_text(encoding="utf-8"))["answer"]
     quoted = [sentence for sentence in said if f"- {sentence}\n" in TEXT]
     assert any(", depth:" in sentence for sentence in quoted)
+
+
+def test_the_trial_of_repair_is_that_of_the_reference():
+    folder = PROJECT / "results" / "reference" / "repair"
+    found = pd.read_csv(folder / "recovered.csv").set_index("fault")
+    healthy = pd.read_csv(folder / "healthy.csv")
+    every = found.loc["all"]
+    share, low, high = (round(100 * every[name]) for name in ("recovered", "low", "high"))
+    assert f"{share} % [{low}, {high}] of the accuracy" in TEXT
+    assert f"({100 * found.loc['dead_start', 'recovered']:.0f} %)" in TEXT
+    assert len(found) - 1 == 12 and "On twelve faults" in TEXT
+    assert list(found.index[:-1]) == list(repairs.ON_TRIAL)
+    assert len(healthy) == len(HEALTHY) and not (healthy["high"] < 0).any()
+    assert f"none of the {len(healthy)} healthy models worse" in TEXT

@@ -18,6 +18,7 @@ from qtl_utils.training.inputs import Inputs, head_features
 from qtl_utils.training.variants import head_settings, make_network
 
 LOOKED_AT = ("A", "A-joint")
+SEEDS = 3  # the first ones of a run
 BUDGET = 20.0  # seconds a model
 OF_TRAINED = ("zeroed_angles",)  # checks that need the trained weights, which are kept of heads only
 
@@ -49,51 +50,53 @@ def read_kept(folder: Path) -> Kept:
 
 
 def checkup(variant: str, kept: Kept, inputs: Inputs) -> pd.DataFrame:
-    """What the doctor finds in a variant of a run, of its first seed: a row per settings and check.
+    """What the doctor finds in a variant of a run, of its first seeds: a row per settings, seed and check.
 
     Heads are looked at as they are after training, whole networks as they began, with the history of their training.
     Empty where the run did not train the variant.
     """
-    config = kept.config
     history = kept.history[kept.history["variant"] == variant]
-    if history.empty:
-        return pd.DataFrame()
     frames = []
-    for settings, rows in history.groupby("settings", sort=False):
-        seed = int(rows["seed"].min())
-        own = rows[rows["seed"] == seed]
-        split = int(own["split"].iloc[0])
-        rates = _rates(kept, variant, settings, seed)
-        scaled = config.model_copy(update={"feature_scaling": rates.pop("feature_scaling")})
-        if variant == "A-joint":
-            model = make_network(variant, inputs, head_settings(inputs, config), seed, split)
-            samples = torch.from_numpy(np.asarray(inputs.pixels))
-        else:
-            model = make_head(variant, head_settings(inputs, config), seed).double()
-            start = f"{settings}/{variant}/"
-            trained = {k.removeprefix(start): v[0] for k, v in kept.weights.items() if k.startswith(start)}
-            model.load_state_dict(trained, strict=False)
-            samples = head_features(inputs, scaled).double()
-            samples = samples[split] if samples.ndim == 3 else samples
-        data = {s: samples[inputs.splits.indices(split, s)] for s in ("train", "validation", "test")}
-        train = inputs.splits.indices(split, "train")
-        train = np.random.default_rng(seed).permutation(train)[: max(config.batch_size, 2)]
-        optimizer = _optimizer(model, rates)
-        found = diagnose(
-            model,
-            (samples[train], torch.as_tensor(inputs.data.labels[train])),
-            optimizer=optimizer,
-            scheduler=torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: lr_decay(epoch, config)),
-            history=_history(own, selection_subset(inputs.splits)),
-            data={name: part for name, part in data.items() if len(part)},
-            epochs=config.epochs,
-            budget=BUDGET,
-        )
-        frame = found.to_frame().drop(columns="link")
-        if variant == "A-joint":
-            frame = frame[~frame["check"].isin(OF_TRAINED)]
-        frames.append(frame.assign(variant=variant, settings=settings, seed=seed))
-    return pd.concat(frames, ignore_index=True)
+    for (settings, seed), rows in history.groupby(["settings", "seed"], sort=False):
+        if seed < kept.config.first_seed + SEEDS:
+            found = _looked_at(variant, kept, inputs, settings, int(seed), rows)
+            frames.append(found.assign(variant=variant, settings=settings, seed=seed))
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+def _looked_at(variant: str, kept: Kept, inputs: Inputs, settings: str, seed: int, rows: pd.DataFrame) -> pd.DataFrame:
+    """The findings in one training, whose history is `rows`."""
+    config = kept.config
+    split = int(rows["split"].iloc[0])
+    rates = _rates(kept, variant, settings, seed)
+    scaled = config.model_copy(update={"feature_scaling": rates.pop("feature_scaling")})
+    if variant == "A-joint":
+        model = make_network(variant, inputs, head_settings(inputs, config), seed, split)
+        samples = torch.from_numpy(np.asarray(inputs.pixels))
+    else:
+        model = make_head(variant, head_settings(inputs, config), seed).double()
+        start = f"{settings}/{variant}/"
+        place = seed - config.first_seed
+        trained = {k.removeprefix(start): v[place] for k, v in kept.weights.items() if k.startswith(start)}
+        model.load_state_dict(trained, strict=False)
+        samples = head_features(inputs, scaled).double()
+        samples = samples[split] if samples.ndim == 3 else samples
+    data = {s: samples[inputs.splits.indices(split, s)] for s in ("train", "validation", "test")}
+    train = inputs.splits.indices(split, "train")
+    train = np.random.default_rng(seed).permutation(train)[: max(config.batch_size, 2)]
+    optimizer = _optimizer(model, rates)
+    found = diagnose(
+        model,
+        (samples[train], torch.as_tensor(inputs.data.labels[train])),
+        optimizer=optimizer,
+        scheduler=torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: lr_decay(epoch, config)),
+        history=_history(rows, selection_subset(inputs.splits)),
+        data={name: part for name, part in data.items() if len(part)},
+        epochs=config.epochs,
+        budget=BUDGET,
+    )
+    frame = found.to_frame().drop(columns="link")
+    return frame[~frame["check"].isin(OF_TRAINED)] if variant == "A-joint" else frame
 
 
 def _rates(kept: Kept, variant: str, settings: str, seed: int) -> dict[str, float | str]:

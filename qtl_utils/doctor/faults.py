@@ -110,9 +110,9 @@ def dressed(circuit: nn.Module, width: int = N_QUBITS, classes: int = 2) -> nn.M
     return nn.Sequential(nn.Linear(N_FEATURES, N_QUBITS), nn.Tanh(), circuit, nn.Linear(width, classes))
 
 
-def head(variant: str = "A", **settings) -> nn.Module:
+def head(variant: str = "A", depth: int = 2, **settings) -> nn.Module:
     """A head of the study, on few features."""
-    return make_head(variant, HeadSettings(N_FEATURES, 2, n_qubits=N_QUBITS, depth=2, **settings), seed=0)
+    return make_head(variant, HeadSettings(N_FEATURES, 2, n_qubits=N_QUBITS, depth=depth, **settings), seed=0)
 
 
 def node(function=entangling, device: str = "default.qubit", wires: int = N_QUBITS, method="best", shots=None, seed=0):
@@ -486,7 +486,7 @@ def dead_start(broken):
 @fault(21, "saturated", "the tanh encoding saturates", "saturation", "optimisation")
 def saturated(broken):
     samples, labels = points()
-    return case(head(), (samples * 50 if broken else samples, labels))
+    return case(head(depth=4), (samples * 50 if broken else samples, labels))
 
 
 @fault(26, "mixed_readout", "outputs are products of inputs", "readout_mixing", "optimisation")

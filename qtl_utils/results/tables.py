@@ -103,23 +103,40 @@ def tuning(tables: Tables) -> pd.DataFrame:
     return _sorted(frame.reset_index())
 
 
+MODEL = ["dataset", "backbone", "run", "variant", "settings"]  # of which the doctor looked at several seeds
+
+
+def alarms(found: pd.DataFrame) -> pd.DataFrame:
+    """What the doctor warns of in at least half of the seeds of a model: a row each, with the first seed's evidence.
+
+    found: table `doctor_study`, a row per model, seed and check.
+    """
+    if found.empty:
+        return found
+    seeds = found.groupby(MODEL)["seed"].nunique()
+    raised = found[found["verdict"].isin(["fail", "warn"])]
+    rows = raised.groupby([*MODEL, "check"], sort=False).first().reset_index()
+    often = raised.groupby([*MODEL, "check"], sort=False)["seed"].nunique().to_numpy()
+    of = seeds.reindex(pd.MultiIndex.from_frame(rows[MODEL])).to_numpy()
+    rows["seeds"] = [f"{n} of {m}" for n, m in zip(often, of, strict=True)]
+    return rows[2 * often >= of].reset_index(drop=True)
+
+
 def known_faults(found: pd.DataFrame) -> list[str]:
-    """What the doctor says of the models of a study, in sentences; `found`: as notebooks 02 leave it, of all runs."""
+    """What the doctor says of the models of a study, in sentences; `found`: table `doctor_study`."""
     if found.empty:
         return []
-    models = ["dataset", "run", "variant", "settings"]
-    n = len(found[models].drop_duplicates())
-    alarms = found[found["verdict"].isin(["fail", "warn"])]
-    counts = alarms.drop_duplicates([*models, "check"])["check"].value_counts()
-    each = ", ".join(f"{check} in {number}" for check, number in counts.items()) or "nothing"
-    lines = [f"The doctor looked at each A and A-joint as it was trained ({n} in all) and found: {each}."]
-    for (dataset, variant), part in alarms[alarms["settings"] == "2019"].groupby(["dataset", "variant"], sort=False):
-        known = list(dict.fromkeys(part["check"]))
-        if "published" in dataset:
-            lines.append(
-                f"{variant} as published ({dataset}) has {len(known)} known fault{'s' * (len(known) > 1)}: "
-                f"{', '.join(known)}. What mending them gains stands in 10_repair."
-            )
+    raised = alarms(found)
+    n = len(found[MODEL].drop_duplicates())
+    each = ", ".join(f"{check} in {number}" for check, number in raised["check"].value_counts().items())
+    lines = [f"The doctor looked at each A and A-joint as it was trained ({n} in all) and found: {each or 'nothing'}."]
+    published = raised[(raised["settings"] == "2019") & raised["dataset"].str.contains("published")]
+    for (dataset, variant), part in published.groupby(["dataset", "variant"], sort=False):
+        known = list(part["check"])
+        lines.append(
+            f"{variant} as published ({dataset}) has {len(known)} known fault{'s' * (len(known) > 1)}: "
+            f"{', '.join(known)}. What mending them gains stands in 10_repair."
+        )
     return lines
 
 

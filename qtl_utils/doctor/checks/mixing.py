@@ -17,12 +17,7 @@ MOST_SAMPLES = 64  # whose inputs are looked at
 MOST_DEPTHS = 12  # that are tried in place of a circuit's own
 
 
-@check(
-    "readout_mixing",
-    "which inputs the outputs still tell apart",
-    section="optimisation#mixing",
-    explained_by=("saturation",),
-)
+@check("readout_mixing", "which inputs the outputs still tell apart", section="optimisation#mixing")
 def readout_mixing(p: Patient) -> Finding:
     if not p.seen.sites:
         return skipped("the model has no circuit")
