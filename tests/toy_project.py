@@ -12,6 +12,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from qtl_utils.study.config import BackboneConfig, RunConfig
 from qtl_utils.study.paths import PROJECT
 from qtl_utils.study.sections import GradientsConfig, SimulatorsConfig
+from qtl_utils.study.steps import RUN_FILES
 
 COMMON = "import json\nfrom qtl_utils.study.paths import atomic, study_dir\nfolder = study_dir(study, results_dir)"
 DATASET = """
@@ -21,7 +22,7 @@ for name in ("card", "splits"):
 """
 RUN = """
 assert epochs != 13, "thirteen epochs bring bad luck"
-for name in ("config.json", "history.csv", "predictions.csv", "variants.csv", "metrics.csv"):
+for name in FILES:
     with atomic(folder / "runs" / dataset / run / name) as part:
         part.write_text(f"{run},{seeds},{lr_classical}\\n")
 """
@@ -69,7 +70,8 @@ def toy_project(folder: Path) -> Path:
     assert set(BackboneConfig.model_fields).isdisjoint(dataset)
     notebooks = folder / "notebooks"
     write_notebook(notebooks / "01_dataset_preparation.ipynb", _defaults(dataset), COMMON, DATASET)
-    write_notebook(notebooks / "02_train_variant.ipynb", _defaults(run), COMMON, RUN)
+    files = RUN.replace("FILES", repr(sorted(RUN_FILES, key=lambda name: name == "metrics.csv")))
+    write_notebook(notebooks / "02_train_variant.ipynb", _defaults(run), COMMON, files)
     gradients = [*common, "data", "backbone_settings", "threads", *GradientsConfig.model_fields]
     gradients = _defaults(gradients), COMMON, ANALYSIS.replace("NAME", "gradient_methods")
     write_notebook(notebooks / "03_gradient_diagnostics.ipynb", *gradients)

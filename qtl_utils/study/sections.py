@@ -284,7 +284,15 @@ NOTEBOOKS: list[Notebook] = [
         fields=(*_LENT, "first_seed", "head_seeds", "epochs", "batch_size", "lr", "confusion"),
         tables="doctor_",
     ),
-    Notebook("05_troubleshooting_models", writes=("tables/doctor_study.csv",), looks_at="runs", tables="doctor_"),
+    Notebook(
+        "05_troubleshooting_models",
+        "troubleshooting",
+        TroubleshootingConfig,
+        ("tables/doctor_study.csv",),
+        looks_at="runs",
+        fields=(),
+        tables="doctor_",
+    ),
     Notebook("06_who_learned", "attribution", AttributionConfig, ("tables/who_learned.json",), looks_at="features"),
     Notebook("07_results", writes=("tables/answer.json",), looks_at="runs", after=("05_troubleshooting_models",)),
     Notebook(

@@ -88,7 +88,13 @@ def _run(study: StudyConfig, run: str) -> Step:
 
 def _analyses(study: StudyConfig) -> list[Step]:
     runs = tuple(f"{run.dataset}/02_train_variant-{name}" for name, run in study.runs.items())
-    return [_analysis(study, row, (*(runs if row.looks_at == "runs" else ()), *row.after)) for row in study.notebooks()]
+    rows = study.notebooks()
+    present = {row.file for row in rows}
+    steps = []
+    for row in rows:
+        waits = [name for name in row.after if name in present]
+        steps.append(_analysis(study, row, (*(runs if row.looks_at == "runs" else ()), *waits)))
+    return steps
 
 
 def _analysis(study: StudyConfig, row: Notebook, runs: tuple[str, ...]) -> Step:

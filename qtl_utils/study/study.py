@@ -134,7 +134,7 @@ class Study(Section):
         given = getattr(self, row.section).model_dump()
         told = {name: given[name] for name in row.fields or given} | {"threads": self.threads}
         told |= {name: told[name] + self.seed for name in ("seed", "first_seed") if name in told}
-        if row.looks_at == "nothing":
+        if row.looks_at in ("nothing", "runs"):
             return told
         if row.looks_at == "tasks":
             tasks = [t | self._choice(t["dataset"], t["backbone"], images=t["joint_seeds"] > 0) for t in told["tasks"]]
