@@ -132,7 +132,7 @@ class Study(Section):
         if not row.section:
             return {}
         given = getattr(self, row.section).model_dump()
-        told = {name: given[name] for name in row.fields or given} | {"threads": self.threads}
+        told = {name: given[name] for name in (given if row.fields is None else row.fields)} | {"threads": self.threads}
         told |= {name: told[name] + self.seed for name in ("seed", "first_seed") if name in told}
         if row.looks_at in ("nothing", "runs"):
             return told
