@@ -13,6 +13,7 @@ from qtl_utils.doctor.probe import Site, observe
 MOST_TERMS = 5_000  # products of sines and cosines that a circuit is looked at with
 ALONE = 0.5  # an input that does less than this by itself is mixed with others
 LEFT = 0.65  # of the signal: where a linear layer gets more, mixing matters little
+SMALL = 0.2  # radians, root mean square: angles so small leave the outputs to the entangler
 MOST_SAMPLES = 64  # whose inputs are looked at
 MOST_DEPTHS = 12  # that are tried in place of a circuit's own
 
@@ -40,7 +41,9 @@ def readout_mixing(p: Patient) -> Finding:
     evidence += f": {mixed.size} of {len(alone)} inputs can hardly be read by themselves, and a linear layer gets "
     evidence += f"{left:.0%} of the signal"
     # with fewer outputs than inputs, or inputs that enter again and again, mixing is what the circuit is for
-    if left > LEFT or found.reuploads or len(found.outputs) < len(alone):
+    # (and large angles rotate what they mix: that is no matter of the entangler alone)
+    large = weights.square().mean().sqrt().item() > SMALL if len(weights) else False
+    if left > LEFT or found.reuploads or len(found.outputs) < len(alone) or large:
         return ok(evidence)
     cause = "entangling gates multiply the encoded inputs, and small angles do not undo it"
     fix = f"{_unmixed(site)}identity blocks, no entangling gates, or a bypass (variant A-bypass)"
