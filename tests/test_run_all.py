@@ -318,6 +318,7 @@ def real_project(folder):
     return folder
 
 
+@pytest.mark.slow
 def test_smoke_runs_from_one_command_to_its_report(tmp_path):
     project = real_project(tmp_path / "a real copy")
     assert sorted(ran(run_all(project, "smoke"))) == sorted(step.name for step in steps_of(load_study("smoke")))
