@@ -274,16 +274,20 @@ def _quiet(wanted: bool) -> contextlib.AbstractContextManager:
 
 def _make_model(command: str, options: argparse.Namespace, function: Callable) -> tuple:
     """What `FILE.py:FUNCTION` returns: a model, its samples, and a dict of further arguments of `function`."""
+    known = list(inspect.signature(function).parameters)[2:]
     with _quiet(options.json):
         extensions.load(options.extension)
-        model, samples, more = _made(command, options.model)
+        model, samples, more = _made(command, options.model, known)
     for key in more:
-        if key not in (known := list(inspect.signature(function).parameters)[2:]):
+        if key not in known:
             raise ValueError(f"{command}: {unknown_name(f'argument of {function.__name__}', key, known)}")
     return model, samples, more
 
 
-def _made(command: str, target: str) -> tuple:
+def _made(command: str, target: str, known: list[str]) -> tuple:
+    from qtl_utils.doctor import explain
+    from qtl_utils.doctor.samples import read_made
+
     file, _, name = target.rpartition(":")
     if not file or not Path(file).is_file():
         raise FileNotFoundError(
@@ -301,13 +305,13 @@ def _made(command: str, target: str) -> tuple:
     try:
         made = make()
     except Exception as error:
-        raise ValueError(f"{command}: {name}() of {file} raised {type(error).__name__}: {error}") from error
-    if not isinstance(made, tuple) or len(made) not in (2, 3) or (len(made) == 3 and not isinstance(made[2], dict)):
-        raise ValueError(
-            f"{command}: {name}() of {file} should return (model, (images, labels)), or these and a dict of further "
-            f"arguments, got {type(made).__name__}"
-        )
-    return made[0], made[1], made[2] if len(made) == 3 else {}
+        found = explain(error)
+        told = f"raised {found.evidence}; cause: {found.cause}; fix: {found.fix}"
+        raise ValueError(f"{command}: {name}() of {file} {told}") from error
+    try:
+        return read_made(made, known)
+    except ValueError as error:
+        raise ValueError(f"{command}: {name}() of {file} {error}") from error
 
 
 # ---- checks
@@ -501,7 +505,7 @@ def _parser() -> Parser:
     five.add_argument("--cases", metavar="NAME,NAME", help="only these; default: all")
     five.add_argument("--cores", type=_cores, help="jobs x threads at most, of every case")
     for function, name, told in (
-        (doctor, "doctor", "a function that returns (model, (images, labels))"),
+        (doctor, "doctor", "a function that returns (model, (images, labels)), or the model alone"),
         (repair, "repair", "a function that returns (model, (samples, labels)), enough of them to train with"),
     ):
         four = command(function, name, study=False)

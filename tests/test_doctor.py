@@ -15,6 +15,7 @@ from qtl_utils.doctor.diagnosis import diagnose
 from qtl_utils.doctor.faults import FAULTS, HEALTHY, Circuit, case, dressed, head, node, points
 from qtl_utils.doctor.findings import CHECKS, Check, fail, ok
 from qtl_utils.doctor.messages import explain
+from unchanged import unchanged
 
 SLOW = {"slow_method", "another_method", "device_seed", "TorchConnector", "A-joint", "B", "ResNet18"}
 
@@ -27,7 +28,9 @@ def some_slow(names):
 @pytest.mark.parametrize("name", some_slow(FAULTS))
 def test_a_fault_is_found_by_its_check_and_no_other(name):
     torch.manual_seed(0)
-    found = diagnose(**FAULTS[name].broken())
+    told = FAULTS[name].broken()
+    with unchanged(told):
+        found = diagnose(**told)
     assert found.failed == [FAULTS[name].check], found.of("fail", "warn")
     assert not [f for f in found if "could not be checked" in f.evidence]
 
@@ -44,7 +47,9 @@ def test_the_mended_model_raises_no_alarm(name):
 @pytest.mark.parametrize("name", some_slow(HEALTHY))
 def test_a_healthy_model_raises_no_alarm(name):
     torch.manual_seed(0)
-    found = diagnose(**HEALTHY[name]())
+    told = HEALTHY[name]()
+    with unchanged(told):
+        found = diagnose(**told)
     assert found.failed == [], found.of("fail", "warn")
 
 
@@ -154,7 +159,6 @@ ALSO_FAULTY = {
         "stuck_loss",
     ),
     "outputs against other labels": (lambda: case(nn.Linear(8, 1), _floats(), loss=nn.MSELoss()), "forward"),
-    "a tuple of outputs": (lambda: case(nn.LSTM(8, 2)), "forward"),
     "whole-number images": (
         lambda: case(nn.Linear(8, 2), (points()[0].byte(), points()[1])),
         "forward",
@@ -353,7 +357,7 @@ def test_html_of_what_users_wrote_is_escaped():
     assert "<script>" not in diagnose(Broken(), points())._repr_html_()
 
 
-@pytest.mark.parametrize("batch", [torch.ones(3, 2), (torch.ones(1, 8), torch.zeros(1)), (torch.ones(3, 8), [0, 1, 0])])
+@pytest.mark.parametrize("batch", [torch.ones(3, 2), (torch.ones(1, 8), torch.zeros(1)), (torch.ones(3, 8), "abc")])
 def test_a_batch_of_another_kind_is_refused(batch):
     with pytest.raises(ValueError, match="batch: expected"):
         diagnose(head(), batch)
@@ -391,7 +395,8 @@ def test_a_zero_head_is_no_fault_but_a_dead_relu_is():
     dead = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2))
     nn.init.constant_(dead[0].bias, -1e3)
     assert diagnose(late, points()).verdict("gradient_reaches") == "ok"
-    assert diagnose(dead, points()).verdict("gradient_reaches") == "fail"
+    (found,) = diagnose(dead, points()).of("fail", "warn")
+    assert found.check == "inputs_matter" and "all units of '1' are dead" in found.cause
 
 
 def test_a_straight_through_step_is_no_fault():

@@ -25,7 +25,7 @@ SAMPLES = 200
 EPOCHS = 6
 
 
-def _case(told: dict, n: int) -> tuple[Callable, tuple[torch.Tensor, torch.Tensor], dict]:
+def _case(told: dict, n: int) -> tuple[nn.Module | Callable, tuple[torch.Tensor, torch.Tensor], dict]:
     """What `repair` takes, of what a fault or a healthy model gives `diagnose`: more samples of the same kind."""
     small, _ = told["batch"]
     draw = points if small.dim() == 2 else images
@@ -47,10 +47,8 @@ def _scores(told: dict, samples, seed: int, epochs: int) -> float:
     """Test accuracy of a model as its author trains it; at chance where it does not run."""
     model, _, more = _case(told, 8)
     model = model if isinstance(model, nn.Module) else model()
-    recipe = Recipe(
-        make=lambda _: copied(model), loss=more.get("loss", nn.CrossEntropyLoss()), epochs=epochs, batch_size=16,
-        optimizer=more.get("optimizer"), scheduler=more.get("scheduler"), original=model,
-    )  # fmt: skip
+    loss = more.pop("loss", nn.CrossEntropyLoss())
+    recipe = Recipe(lambda _: copied(model), loss, epochs, batch_size=16, original=model, **more)
     try:
         return one_training(recipe, samples, seed).test
     except Exception:  # a fault that raises: nothing is classified
@@ -102,21 +100,17 @@ def _one(name: str, seed: int, minutes: float, epochs: int) -> tuple[float, floa
 
 
 def harmless(name: str, seeds: Sequence[int], minutes: float = 1.0, epochs: int = EPOCHS) -> dict[str, object]:
-    """What `repair` does to a healthy model: test accuracy before and after, and how many mends it kept."""
-    before = []
-    after = []
+    """What `repair` does to a healthy model: the change of test accuracy, and how many mends it kept."""
+    changes = []
     kept = 0
     for seed in seeds:
         with kept_random():
             model, data, more = _case(_drawn(name, "healthy", seed), SAMPLES)
             found = repair(model, data, minutes=minutes, epochs=epochs, seeds=5, **more)
-            own = found.broken
-            if not math.isfinite(own):  # nothing to mend: nothing was trained
-                own = 0.0
-            before.append(own)
-            after.append(found.mended if found.kept and math.isfinite(found.mended) else own)
+            mended = bool(found.kept) and math.isfinite(found.mended)
+            changes.append(found.mended - found.broken if mended else 0.0)  # a model that is left alone is as it was
             kept += len(found.kept)
-    change = np.array(after) - np.array(before)
+    change = np.array(changes)
     low = high = change.mean()
     if change.std() > 1e-12:
         low, high = stats.t_interval(change.mean(), change.std(ddof=1) / np.sqrt(len(change)), len(change) - 1)

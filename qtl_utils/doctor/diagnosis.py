@@ -12,12 +12,13 @@ from torch import nn
 
 from qtl_utils.doctor.findings import CHECKS, VERDICTS, Check, Diagnosis, Finding, skipped
 from qtl_utils.doctor.messages import short
-from qtl_utils.doctor.patient import Patient, kept_random
+from qtl_utils.doctor.patient import Attributes, Patient, kept_random
+from qtl_utils.doctor.samples import made_up, read_batch
 
 
 def diagnose(
     model_or_factory: nn.Module | Callable[[], nn.Module],
-    batch: tuple[torch.Tensor, torch.Tensor],
+    batch: Any = None,
     *,
     loss: Callable | None = None,
     optimizer: torch.optim.Optimizer | None = None,
@@ -32,12 +33,17 @@ def diagnose(
 ) -> Diagnosis:
     """Looks at a model and one batch, and says what is wrong, why, and what mends it.
 
-    model_or_factory: any torch module called as `model(images)`, or a function without arguments that makes it, which
-    also tells whether its initial weights are reproducible. batch: images and labels of at least two samples. Model,
-    optimiser, scheduler and random generators are left as they were.
+    model_or_factory: any torch module, or a function without arguments that makes it, which also tells whether its
+    initial weights are reproducible. batch: (inputs, labels) of at least two samples, a dict with 'labels', a
+    DataLoader, or a data set. Inputs are a tensor or an array, or several: a tuple is handed to the model one by one, a
+    dict by name, where its `forward` takes them so. Without a batch, samples are made up from the model's first layer.
+    The model returns a tensor, or several, of which `logits` or the first is held against the labels. Model, plain
+    attributes of its modules, optimiser, scheduler and random generators are left as they were.
 
     Everything else is optional; a check that lacks what it needs says so.
-    - loss: `loss(outputs, labels)`, by default cross-entropy. optimizer, scheduler: those of torch.
+    - loss: `loss(outputs, labels)`; of what the model returns, all, where that is no tensor. By default the loss that
+      fits outputs and labels, which the check 'loss' names. optimizer, scheduler: those of torch; of a module with
+      `configure_optimizers`, its own.
     - history: one row per epoch (a table or a list of dicts) with any of the columns `lr`, `train_loss`,
       `train_accuracy`, `validation_loss`, `validation_accuracy`, `test_loss`, `test_accuracy`, `selected`, true in the
       epoch that is reported, and `selected_on`, the subset that it was chosen on ("test", "validation", or "nothing"
@@ -49,7 +55,6 @@ def diagnose(
     - memory_limit: bytes that one training step may keep; half of what is free by default.
     """
     start = time.perf_counter()
-    images, labels = _checked_batch(batch)
     checks = [checks] if isinstance(checks, str) else checks
     names = list(CHECKS) if checks is None else [_known(name) for name in checks]
     _refuse(model_or_factory, optimizer, data)
@@ -58,11 +63,19 @@ def diagnose(
         warnings.simplefilter("ignore")
         is_model = isinstance(model_or_factory, nn.Module)
         factory = None if is_model else model_or_factory
+        model = model_or_factory if is_model else factory()
+        if not isinstance(model, nn.Module):
+            raise ValueError(f"diagnose needs a torch module or a function that makes one, got {type(model)}")
+        if any(isinstance(q, nn.parameter.UninitializedTensorMixin) for q in model.parameters()):
+            raise ValueError("the model has lazy layers without weights yet: run model(images) once, then diagnose")
+        images, labels = made_up(model) if batch is None else read_batch(batch)
+        if optimizer is None and is_model:
+            optimizer, scheduler = _own_optimizer(model, scheduler)
         patient = Patient(
-            model=model_or_factory if is_model else factory(),
+            model=model,
             images=images,
             labels=labels,
-            loss=loss or nn.CrossEntropyLoss(),
+            loss=loss if loss is not None else _own_loss(model),
             optimizer=optimizer,
             scheduler=scheduler,
             scaler=scaler,
@@ -72,11 +85,9 @@ def diagnose(
             epochs=epochs,
             memory_limit=_half_of_memory() if memory_limit is None else memory_limit,
             trained=history is not None or bool(optimizer and optimizer.state),
+            made_up=batch is None,
+            attributes=Attributes(model),
         )
-        if not isinstance(patient.model, nn.Module):
-            raise ValueError(f"diagnose needs a torch module or a function that makes one, got {type(patient.model)}")
-        if any(isinstance(q, nn.parameter.UninitializedTensorMixin) for q in patient.model.parameters()):
-            raise ValueError("the model has lazy layers without weights yet: run model(images) once, then diagnose")
         patient.modes = {name: module.training for name, module in patient.model.named_modules()}
         findings = _examine(patient, names, start + budget)
     order = {verdict: number for number, verdict in enumerate(VERDICTS)}
@@ -101,13 +112,28 @@ def _table(history) -> pd.DataFrame | None:
     return None if table is None or table.empty else table
 
 
-def _checked_batch(batch) -> tuple[torch.Tensor, torch.Tensor]:
-    if not isinstance(batch, (tuple, list)) or len(batch) != 2 or not all(isinstance(t, torch.Tensor) for t in batch):
-        raise ValueError("batch: expected two tensors (images, labels), as a data loader gives them")
-    images, labels = batch
-    if len(images) != len(labels) or len(images) < 2:
-        raise ValueError(f"batch: expected at least two images and as many labels, got {len(images)} and {len(labels)}")
-    return images, labels
+def _own_optimizer(model: nn.Module, scheduler) -> tuple:
+    """Optimiser and scheduler that a Lightning module makes itself; none where it needs a trainer for that."""
+    make = getattr(model, "configure_optimizers", None)
+    try:
+        made = make() if callable(make) else None
+    except Exception:  # it asks its trainer
+        made = None
+    if isinstance(made, Mapping):
+        found = made.get("lr_scheduler")
+        made = [made.get("optimizer")], [found.get("scheduler") if isinstance(found, Mapping) else found]
+    if isinstance(made, tuple) and len(made) == 2 and all(isinstance(part, list) for part in made):
+        optimizers, schedulers = made
+        made = optimizers[0] if optimizers else None
+        scheduler = scheduler or next((s for s in schedulers if hasattr(s, "step")), None)
+    made = made[0] if isinstance(made, (list, tuple)) and made else made
+    return (made, scheduler) if isinstance(made, torch.optim.Optimizer) else (None, scheduler)
+
+
+def _own_loss(model: nn.Module) -> Callable | None:
+    """The one loss that a module keeps as an attribute."""
+    found = [m for m in model.children() if isinstance(m, nn.modules.loss._Loss)]
+    return found[0] if len(found) == 1 else None
 
 
 def _known(name: str) -> str:
@@ -129,12 +155,17 @@ def _examine(patient: Patient, names: Sequence[str], deadline: float) -> list[Fi
     with patient.kept():
         patient.model.eval()
         patient.error = _first_step(patient)
+    blocked = ""
     for name in names:
         row = CHECKS[name]
         with patient.kept():
             patient.model.eval()
-            finding = _one(patient, row, found, deadline - time.perf_counter())
+            if row.runs and blocked:
+                finding = skipped(f"would only repeat what '{blocked}' found")
+            else:
+                finding = _one(patient, row, found, deadline - time.perf_counter())
         found[name] = replace(finding, check=name, section=finding.section or row.section)
+        blocked = name if row.blocks and finding.verdict == "fail" else blocked
     for generator, state in patient.generators:
         generator.bit_generator.state = state
     return list(found.values())
@@ -144,13 +175,11 @@ def _first_step(patient: Patient) -> Exception | None:
     """Runs one training step, twice to time it warm; the exception where that is not possible."""
     try:
         patient.generators = patient.seen.generators
-        if not isinstance(patient.seen.output, torch.Tensor):
-            kind = type(patient.seen.output).__name__
-            raise TypeError(f"the model returns a {kind}, not a tensor")
         patient.gradients()
         start = time.perf_counter()
         patient.gradients()
         patient.step_seconds = time.perf_counter() - start
+        patient.gradients(afresh=False)  # the next step of a loop, with what the first one left in the modules
     except Exception as error:  # whatever the user's model raises is a finding
         return error
     return None

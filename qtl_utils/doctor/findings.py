@@ -60,6 +60,7 @@ class Check:
 
     `about` says what is looked at. `explained_by`: checks whose failure already explains this one, which then is
     skipped. `steps`: how many training steps it costs, to be held against the budget. `runs`: it needs a forward pass.
+    `blocks`: where it fails, no check that runs the model has anything to say any more.
     """
 
     function: Callable[[Any], Finding]  # of a Patient
@@ -68,6 +69,7 @@ class Check:
     explained_by: tuple[str, ...] = ()
     steps: int = 0
     runs: bool = True
+    blocks: bool = False
 
 
 CHECKS: dict[str, Check] = {}

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import sys
 import sysconfig
 import traceback
 from collections.abc import Callable, Iterator
@@ -16,15 +17,16 @@ from torch.overrides import TorchFunctionMode
 
 from qtl_utils.circuits.ansatze import make_circuit
 from qtl_utils.circuits.layer import QuantumLayer
+from qtl_utils.doctor.samples import Samples, call, leaves
 
 SQUASHES = {"tanh": 1.0, "sigmoid": 0.5, "atan": torch.pi / 2, "arctan": torch.pi / 2}  # and half of their range
 FLAT = {"sign", "sgn", "round", "floor", "ceil", "trunc", "heaviside"}  # their derivative is zero
 CUTS = {"item", "__float__", "__int__", "tolist", "numpy", "__array__", "detach", "argmax", "tensor", "as_tensor"}
 CUTS |= {"gt", "lt", "ge", "le", "int", "long", "bool", "__bool__"}
-OWN = [
-    str(path) for path in Path(__file__).parent.rglob("*.py") if path.name != "faults.py"
-]  # whose models are strangers
+MODELS = ("faults.py", "strangers.py", "sealed_strangers.py")  # of this package, but written as a user would
+OWN = [str(path) for path in Path(__file__).parent.rglob("*.py") if path.name not in MODELS]
 LIBRARIES = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), *OWN)
+TORCH = str(Path(torch.__file__).parent)
 
 
 @dataclass
@@ -32,7 +34,8 @@ class Site:
     """A circuit in a model: the module that owns its angles, and what passed through it.
 
     `calls` is how often it ran in one forward pass, `inputs` what it was handed (each a tensor), `outputs` what it
-    gave, still in the graph. `node` is PennyLane's QNode, where there is one, with the arguments of its first call.
+    gave, still in the graph. `node` is PennyLane's QNode, where there is one, with the arguments of its first call and
+    those of its second. `dtypes` are those of the angles it was handed.
     """
 
     name: str
@@ -43,6 +46,8 @@ class Site:
     outputs: list[torch.Tensor] = field(default_factory=list)
     node: qml.QNode | None = None
     arguments: tuple = ((), {})
+    again: tuple | None = None
+    dtypes: set[torch.dtype] = field(default_factory=set)
     roles: list[bool] = field(default_factory=list)  # of each tensor of the first call: whether it is made of angles
     angles: list[nn.Parameter] = field(default_factory=list)
 
@@ -59,7 +64,10 @@ class Site:
 
     @property
     def shots(self) -> int:
-        return (self.node.shots.total_shots or 0) if self.node is not None else 0
+        """How often every expectation value is sampled; 0: it is exact."""
+        if self.node is not None:
+            return self.node.shots.total_shots or 0
+        return _primitive_shots(getattr(self.module, "neural_network", None))
 
     @property
     def method(self) -> str:
@@ -68,10 +76,10 @@ class Site:
             return str(self.node.diff_method)
         return getattr(self.module, "diff_method", "")
 
-    def tape(self) -> qml.tape.QuantumScript | None:
-        """The circuit of the first call as PennyLane's tape; None for circuits that are not PennyLane's."""
+    def tape(self, again: bool = False) -> qml.tape.QuantumScript | None:
+        """The circuit of the first call, or the second, as PennyLane's tape; None where it is not PennyLane's."""
         if self.node is not None:
-            args, kwargs = self.arguments
+            args, kwargs = self.again if again else self.arguments
             return qml.workflow.construct_tape(self.node, level="top")(*args, **kwargs)
         if isinstance(self.module, QuantumLayer):
             circuit = make_circuit(self.module.ansatz, self.module.encoding, self.module.n_qubits)
@@ -130,17 +138,20 @@ class Observation:
     squashes: list[tuple[str, torch.Tensor, str]] = field(default_factory=list)  # function, output, feeds which site
     dtypes: list[tuple[str, torch.dtype, torch.dtype]] = field(default_factory=list)  # module, dtype in, dtype out
     generators: list[tuple[np.random.Generator, dict]] = field(default_factory=list)
+    nested: list[str] = field(default_factory=list)  # QNodes that were called inside of another one
+    derivatives: int = 0  # how often the forward pass itself differentiated
+    broken: tuple[str, list[int]] | None = None  # the first module whose output is not finite, and of which samples
 
 
-def observe(model: nn.Module, images: torch.Tensor) -> Observation:
-    """Runs `model(images)` once and watches."""
+def observe(model: nn.Module, images: Samples) -> Observation:
+    """Runs the model once on the samples and watches; `output` is whatever it returns."""
     watch = _Watch(model)
-    with watch.hooks(), _nodes(watch), watch:
-        watch.found.output = model(images)
+    with watch.hooks(), _nodes(watch), _derivatives(watch), watch:
+        watch.found.output = call(model, images)
     return watch.found
 
 
-def saved_by_circuits(model: nn.Module, images: torch.Tensor) -> int:
+def saved_by_circuits(model: nn.Module, images: Samples) -> int:
     """Bytes that circuits keep from one forward pass for the backward pass."""
     watch = _Watch(model)
     kept = {}
@@ -152,7 +163,7 @@ def saved_by_circuits(model: nn.Module, images: torch.Tensor) -> int:
         return tensor
 
     with watch.hooks(), _nodes(watch), watch, torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        output = model(images)  # kept alive while storages are counted: an address is not given out twice
+        output = call(model, images)  # kept alive while storages are counted: an address is not given out twice
     del output
     return sum(kept.values())
 
@@ -166,17 +177,25 @@ class _Watch(TorchFunctionMode):
         self.model = model
         self.names = {id(m): name or type(m).__name__ for name, m in model.named_modules()}
         self.stack: list[nn.Module] = []  # modules that are running now, innermost last
-        self.inside = 0  # > 0 while a circuit runs: its own bookkeeping is none of our business
+        self.inside = 0  # > 0 while a circuit runs: only what the user's own lines do there is our business
+        self.running: list[str] = []  # QNodes that are running now, innermost last
+        self.with_gradient = torch.is_grad_enabled()
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        watched = not self.inside and (name in FLAT or name in CUTS or name in SQUASHES)
-        wanted = watched and _wants_gradient(args)
+        watched = name in FLAT or name in CUTS or (name in SQUASHES and not self.inside)
+        blind = self.with_gradient and not torch.is_grad_enabled() and not self.inside
+        wanted = (watched or blind) and _wants_gradient(args) and (not self.inside or _is_called_by_user())
         out = func(*args, **kwargs)
-        if wanted and name in SQUASHES:
+        if not wanted:
+            return out
+        if blind:
+            if not watched and isinstance(out, torch.Tensor) and out.is_floating_point():
+                self.found.stops.append(("torch.no_grad()", _caller()))
+        elif name in SQUASHES:
             self.found.squashes.append((name, out.detach(), ""))
-        elif wanted and not (name == "as_tensor" and isinstance(args[0], torch.Tensor)):
+        elif not (name == "as_tensor" and isinstance(args[0], torch.Tensor)):
             self.found.stops.append((name, _caller()))
         return out
 
@@ -202,6 +221,8 @@ class _Watch(TorchFunctionMode):
     def _leave(self, name, module, args, out):
         self.stack.pop()
         tensors = [a for a in args if isinstance(a, torch.Tensor) and a.is_floating_point()]
+        if self.found.broken is None:
+            self._look_for_broken(name or type(module).__name__, out)
         if tensors and isinstance(out, torch.Tensor) and out.is_floating_point():
             self.found.dtypes.append((name, tensors[0].dtype, out.dtype))
         if _is_circuit(module):
@@ -210,12 +231,22 @@ class _Watch(TorchFunctionMode):
             angles = list(module.parameters(recurse=False))
             self.add(Site(name, module, type(module).__name__, angles=angles), tensors[:1], [out])
 
+    def _look_for_broken(self, name: str, out) -> None:
+        for tensor in leaves(out):
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                finite = torch.isfinite(tensor.detach().reshape(len(tensor) if tensor.dim() else 1, -1)).all(-1)
+                self.found.broken = name, (~finite).nonzero().flatten().tolist()
+                return
+
     def add(self, site: Site, inputs: list[torch.Tensor], outputs: list[torch.Tensor]) -> None:
         """Notes one run of a circuit."""
         known = next((s for s in self.found.sites if s.key == site.key), None)
         if known is None:
             self.found.sites.append(known := site)
+        elif known.again is None:
+            known.again = site.arguments
         known.calls += 1
+        known.dtypes |= {x.dtype for x in inputs if x.is_floating_point()}
         self.inside += 1  # what follows is our own
         known.inputs += [x.detach() for x in inputs]
         if known.calls == 1 and inputs:
@@ -248,6 +279,14 @@ def _wants_gradient(args) -> bool:
     )
 
 
+def _is_called_by_user() -> bool:
+    """Whether the torch function that is running was called by a line of the user's, and not by a library's."""
+    frame = sys._getframe(2)
+    while frame is not None and frame.f_code.co_filename.startswith(TORCH):
+        frame = frame.f_back
+    return frame is not None and not frame.f_code.co_filename.startswith(LIBRARIES)
+
+
 def _caller() -> str:
     """The line of the user's code that is running."""
     for frame in reversed(traceback.extract_stack()):
@@ -263,13 +302,17 @@ def _nodes(watch: _Watch) -> Iterator[None]:
 
     def watched(node, *args, **kwargs):
         if watch.inside:
+            if watch.running:
+                watch.found.nested.append(f"{_name_of(node)} in {watch.running[-1]}")
             return run(node, *args, **kwargs)
         _keep_generator(watch.found, node.device)
         watch.inside += 1
+        watch.running.append(_name_of(node))
         try:
             out = run(node, *args, **kwargs)
         finally:
             watch.inside -= 1
+            watch.running.pop()
         module = watch.stack[-1] if watch.stack else watch.model
         owned = {id(p): p for p in watch.model.parameters()}
         angles = []
@@ -281,7 +324,8 @@ def _nodes(watch: _Watch) -> Iterator[None]:
             (angles if leaves else inputs).extend(leaves or [tensor])
         angles = list({id(p): p for p in angles}.values()) or list(module.parameters(recurse=False))
         name = watch.names.get(id(module), type(module).__name__)
-        watch.add(Site(name, module, "QNode", 0, [], [], node, (args, kwargs), roles, angles), inputs, _tensors([out]))
+        site = Site(name, module, "QNode", node=node, arguments=(args, kwargs), roles=roles, angles=angles)
+        watch.add(site, inputs, _tensors([out]))
         return out
 
     qml.QNode.__call__ = watched
@@ -289,6 +333,41 @@ def _nodes(watch: _Watch) -> Iterator[None]:
         yield
     finally:
         qml.QNode.__call__ = run
+
+
+def used_method(site: Site) -> str:
+    """The method that a QNode is differentiated by: what 'best' stands for."""
+    args, kwargs = site.arguments
+    return qml.workflow.get_best_diff_method(site.node)(*args, **kwargs) if site.method == "best" else site.method
+
+
+def _name_of(node: qml.QNode) -> str:
+    return getattr(node.func, "__name__", "a QNode")
+
+
+def _primitive_shots(network) -> int:
+    """The shots of the sampler or estimator of a Qiskit network, by its defaults; 0 where its results are exact."""
+    sampler = getattr(network, "sampler", None)
+    if sampler is not None:
+        return int(getattr(sampler, "default_shots", 0) or 0)
+    precision = getattr(getattr(network, "estimator", None), "default_precision", 0) or 0
+    return round(1 / precision**2) if precision else 0
+
+
+@contextlib.contextmanager
+def _derivatives(watch: _Watch) -> Iterator[None]:
+    """Counts how often the forward pass differentiates."""
+    run = torch.autograd.grad
+
+    def watched(*args, **kwargs):
+        watch.found.derivatives += not watch.inside
+        return run(*args, **kwargs)
+
+    torch.autograd.grad = watched
+    try:
+        yield
+    finally:
+        torch.autograd.grad = run
 
 
 def _tensors(values) -> list[torch.Tensor]:
@@ -318,7 +397,30 @@ def _replaced(value, tensors: Iterator[torch.Tensor]):
 
 # what may stand between a parameter and the circuit it is an angle of: views, casts, sums and multiples
 SHAPING = ("View", "UnsafeView", "Reshape", "Select", "Slice", "Unsqueeze", "Squeeze", "ToCopy", "Mul", "Div", "Add")
+RESHAPING = ("View", "UnsafeView", "Reshape", "Select", "Slice", "Unsqueeze", "Squeeze", "ToCopy", "Clone", "T0")
 SHAPING += ("Sub", "Neg", "Stack", "Cat", "Expand", "Repeat", "Clone", "Transpose", "Permute", "Index", "Alias", "T0")
+
+
+def graph_nodes(*tensors: torch.Tensor) -> Iterator:
+    """Every node of the graph behind these tensors, once; the nodes of leaves have an attribute `variable`."""
+    queue = [t.grad_fn for t in tensors if t.grad_fn is not None]
+    seen = set()
+    while queue:
+        node = queue.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        yield node
+        queue += [following for following, _ in node.next_functions if following is not None]
+
+
+def last_function(tensor: torch.Tensor) -> str:
+    """The function that made a tensor, but for shaping ones: 'Softmax', 'Sigmoid', 'Addmm' ..., '' for a leaf."""
+    node = tensor.grad_fn
+    while node is not None and type(node).__name__.startswith(RESHAPING):
+        before = [following for following, _ in node.next_functions if following is not None]
+        node = before[0] if before else None
+    return type(node).__name__.partition("Backward")[0] if node is not None else ""
 
 
 def _angles(tensor: torch.Tensor, owned: dict[int, nn.Parameter]) -> list[nn.Parameter]:

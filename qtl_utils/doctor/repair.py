@@ -1,7 +1,6 @@
 """Repair: diagnoses a model, applies the fixes that code can apply, and keeps those that help on the user's samples."""
 
 import contextlib
-import inspect
 import math
 import time
 import warnings
@@ -16,7 +15,7 @@ from qtl_utils.doctor.diagnosis import diagnose
 from qtl_utils.doctor.findings import CHECKS, Finding, fail
 from qtl_utils.doctor.fixes.circuit import _nodes
 from qtl_utils.doctor.fixes.registry import FIXES, Case, Fix, Mend
-from qtl_utils.doctor.patient import kept_random
+from qtl_utils.doctor.patient import Attributes, Patient, kept_random
 from qtl_utils.doctor.recipe import Recipe, copied
 from qtl_utils.doctor.repaired import Repair, Row, study_keys
 from qtl_utils.doctor.trial import HELD_OUT, Gain, Samples, Score, Trial, fitted, gain, mean, read_samples, stratified
@@ -48,8 +47,8 @@ def repair(
 
     model_or_factory: a torch module called as `model(samples)`, which every training gets a copy of, or a function
     without arguments that makes it, which draws other initial weights for every seed. data: two tensors (samples,
-    labels), or a dict of such for 'train', 'validation' and 'test'. Without 'test', 30 % of the samples are set aside
-    for it. Nothing that is given is changed, random generators are left as they were.
+    labels), a loader or a data set, or a dict of such for 'train', 'validation' and 'test'. Without 'test', 30 % of the
+    samples are set aside for it. Nothing that is given is changed, random generators are left as they were.
 
     Every finding's fixes (FIXES) are tried one after the other on top of what was kept so far. The model with and
     without a mend is trained over the same `seeds`: with the same initial weights where shapes allow, on the same 75 %
@@ -58,8 +57,9 @@ def repair(
     an honest score, precision) where it does no harm. In the end all that was kept is held against the broken model on
     the test set, which no choice has seen.
 
-    - loss: cross-entropy by default. optimizer: an instance on the model's parameters, or a function from a model to
-      one; Adam at 0.01 by default. scheduler: an instance on that optimiser, or a function from an optimiser to one.
+    - loss: by default the one that fits outputs and labels, as `diagnose` has it. optimizer: an instance on the model's
+      parameters, or a function from a model to one; Adam at 0.01 by default. scheduler: an instance on that optimiser,
+      or a function from an optimiser to one.
     - history, scaler, checks, budget, memory_limit: as `diagnose` takes them. A scaler transforms the samples.
     - epochs: 20 by default, or as many as the history has. batch_size: of training.
     - seeds: how many, or which. minutes: for everything. Where it is short, epochs, seeds and samples are fewer and the
@@ -78,7 +78,7 @@ def repair(
         with _kept_devices(model):
             recipe = Recipe(
                 make=(lambda seed: copied(model)) if is_model else (lambda seed: model_or_factory()),
-                loss=loss or nn.CrossEntropyLoss(),
+                loss=loss or _fitting_loss(model, samples.pool),
                 epochs=epochs or (len(history) if history is not None and len(history) else EPOCHS),
                 batch_size=batch_size,
                 optimizer=optimizer,
@@ -90,6 +90,16 @@ def repair(
             )
             told = {"history": history, "scaler": scaler, "checks": checks, "memory_limit": memory_limit}
             return _Surgery(recipe, samples, data, told, start, minutes, budget, seeds, is_model).run(model_or_factory)
+
+
+def _fitting_loss(model: nn.Module, pool: tuple[torch.Tensor, torch.Tensor]) -> Callable:
+    """The loss that fits the model's outputs and the labels; cross-entropy where the model does not run."""
+    patient = Patient(model, pool[0][:8], pool[1][:8], attributes=Attributes(model))
+    try:
+        with patient.kept(), torch.no_grad():
+            return patient.chosen.function
+    except Exception:  # what it raises is a finding
+        return nn.CrossEntropyLoss()
 
 
 def _checked_seeds(seeds) -> list[int]:
@@ -194,7 +204,7 @@ class _Surgery:
             elif recipe.optimizer is not None:
                 built = recipe.build(0, batch[0][:2])
                 return list(diagnose(built.model, batch, optimizer=built.optimizer, checks=names, **more))
-            return [*diagnose(model_or_factory, batch, checks=names, **given, **more), *self._labels()]
+            return list(diagnose(model_or_factory, batch, checks=names, **given, **more))
         built = recipe.build(0, batch[0][:2])
         given = {"optimizer": built.optimizer, "scheduler": built.schedule.planned(recipe.epochs)}
         own = {} if recipe.optimizer is None else given
@@ -202,18 +212,7 @@ class _Surgery:
         if names is None or "reproducible" in names:
             again = diagnose(model_or_factory, batch, checks=["reproducible"], loss=recipe.loss, budget=budget)
             found = [again[0] if f.check == "reproducible" else f for f in found]
-        return [*found, *self._labels()]
-
-    def _labels(self) -> list[Finding]:
-        """Labels that a loss silently takes for something else."""
-        values = set(self.samples.pool[1].double().unique().tolist())
-        loss = self.recipe.loss
-        wrong = {-1.0, 1.0} if isinstance(loss, nn.BCEWithLogitsLoss) else {0.0, 1.0}
-        if values != wrong or not isinstance(loss, (nn.BCEWithLogitsLoss, nn.SoftMarginLoss, nn.HingeEmbeddingLoss)):
-            return []
-        takes = "0 and 1" if isinstance(loss, nn.BCEWithLogitsLoss) else "-1 and 1"
-        told = f"labels are {min(values):g} and {max(values):g}, {type(loss).__name__} takes {takes}"
-        return [replace(fail(told, "labels of another loss", f"labels of {takes}"), check="labels")]
+        return found
 
     def _findings(self, recipe: Recipe, checks: Sequence[str] | None = None) -> list[Finding]:
         """What the doctor says of a mended recipe; `checks` of this call only, all of the user's by default."""
@@ -374,8 +373,3 @@ def _less(g: Gain) -> Gain:
 
 def _logged(scores: list[Score]) -> list[Score]:
     return [replace(s, step_seconds=math.log(s.step_seconds)) for s in scores]
-
-
-def known_arguments() -> list[str]:
-    """What `repair` takes beside a model and data."""
-    return list(inspect.signature(repair).parameters)[2:]

@@ -12,6 +12,7 @@ from torch import nn
 from qtl_utils.doctor.checks.training import hashed
 from qtl_utils.doctor.messages import short
 from qtl_utils.doctor.recipe import Recipe, train
+from qtl_utils.doctor.samples import read_all
 from qtl_utils.results import stats
 
 HELD_OUT = 0.25  # of the samples that choices are made with, tested in every repeat
@@ -93,9 +94,10 @@ def read_samples(data) -> Samples:
 
 
 def _pair(value, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-    if not isinstance(value, (tuple, list)) or len(value) != 2 or not all(isinstance(t, torch.Tensor) for t in value):
-        raise ValueError(f"{name}: expected two tensors (samples, labels)")
-    x, y = value
+    try:
+        x, y = read_all(value)
+    except ValueError as error:
+        raise ValueError(f"{name}: expected two tensors (samples, labels), or a loader of them; {error}") from None
     if x.dim() < 2 or len(x) != len(y):
         raise ValueError(f"{name}: expected samples (N, ...) and N labels, got {tuple(x.shape)} and {tuple(y.shape)}")
     return x.detach(), y.detach()

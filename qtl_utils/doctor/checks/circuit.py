@@ -15,9 +15,13 @@ from qtl_utils.circuits.program import expand
 from qtl_utils.circuits.simulators import METHODS, Counts
 from qtl_utils.doctor.findings import Finding, check, fail, listed, ok, skipped, warn
 from qtl_utils.doctor.patient import Patient, alike
-from qtl_utils.doctor.probe import Site, observe, saved_by_circuits
+from qtl_utils.doctor.probe import Site, saved_by_circuits, used_method
+from qtl_utils.doctor.samples import call, leaves, picked
 
 REPEATS = 12  # of a sampled gradient: with few of them a ratio below 1 can pass for one above it
+SHIFTS = ("parameter-shift", "finite-diff", "spsa", "hadamard")  # methods that run the circuit anew
+MANY = 16  # samples, or times as many executions: less is no matter
+SMALL = 10  # qubits: with more, a batch of states does not fit the cache
 REVERSE = ("backprop", "adjoint")  # methods whose cost does not grow with the number of angles
 
 
@@ -26,12 +30,35 @@ def per_sample_loop(p: Patient) -> Finding:
     if not p.seen.sites:
         return skipped("the model has no circuit")
     site = max(p.seen.sites, key=lambda s: s.calls)
-    few = next((s.calls for s in observe(p.model, p.images[:2]).sites if s.key == site.key), site.calls)
+    few = next((s.calls for s in p.look(p.images[:2]).sites if s.key == site.key), site.calls)
     if len(p.images) > 2 and site.calls > few and site.calls >= len(p.images):
+        if why := _cannot_batch(site):
+            return ok(f"circuit '{site.name}' runs {site.calls} times for {len(p.images)} samples, as it must: {why}")
         cause = "forward loops over the samples of a batch; simulators take the whole batch at once"
         fix = "pass the batch: inputs[..., i] in the circuit, torch.stack(outputs, dim=-1) after it"
         return fail(f"circuit '{site.name}' runs {site.calls} times for {len(p.images)} samples", cause, fix)
     return ok(f"circuit '{site.name}' runs {site.calls} time{'s' * (site.calls > 1)} for {len(p.images)} samples")
+
+
+def _cannot_batch(site: Site) -> str:
+    """Why a circuit takes its samples one by one only; '' where it would take them all at once."""
+    if site.node is None:
+        return ""
+    try:
+        used = used_method(site)
+        measured = any(op.name == "MidMeasureMP" for op in site.tape().operations)
+    except Exception:
+        return ""
+    trained = any(x.requires_grad for x in _inputs_of(site))
+    if used in SHIFTS and trained:
+        return f"'{used}' differentiates no batch behind a trainable layer"
+    return "it measures in mid-circuit" if measured else ""
+
+
+def _inputs_of(site: Site) -> list[torch.Tensor]:
+    """The tensors of the first call that are no angles."""
+    tensors = leaves([list(site.arguments[0]), site.arguments[1]])
+    return [t for t, angle in zip(tensors, site.roles, strict=False) if not angle]
 
 
 @check("method", "the differentiation method that is used", section="simulators#method", steps=2)
@@ -41,12 +68,13 @@ def method(p: Patient) -> Finding:
         kinds = [f"{s.name}: {s.method or 'by its own rule'}" for s in p.seen.sites]
         return ok(listed(kinds)) if kinds else skipped("the model has no circuit")
     site = sites[0]
-    args, kwargs = site.arguments
     asked = site.method
-    used = qml.workflow.get_best_diff_method(site.node)(*args, **kwargs) if asked == "best" else asked
+    used = used_method(site)
+    if found := _sample_by_sample(p, site):
+        return found
     with qml.Tracker(site.node.device) as tracker:
         p.gradients(*p.few)
-    runs = tracker.totals.get("executions", 0) + tracker.totals.get("derivatives", 0)
+    runs = _runs(tracker)
     counts = _counts(site)
     formula = METHODS[used].executions(counts) if used in METHODS and METHODS[used].executions else None
     expected = f"; {used} needs {formula} a sample for {counts.gates} angles" if formula else ""
@@ -55,6 +83,41 @@ def method(p: Patient) -> Finding:
         cause = f"'best' means '{used}' on this device and with these measurements"
         return warn(evidence, cause, "name the method; without shots 'backprop' or 'adjoint' are the fast ones")
     return ok(evidence)
+
+
+def _sample_by_sample(p: Patient, site: Site) -> Finding | None:
+    """A device that takes a whole batch in one call and simulates its samples one after the other."""
+    n = len(p.images)
+    if site.calls > 1 or site.shots or n < MANY or not 0 < site.n_qubits <= SMALL:
+        return None
+    args, kwargs = site.arguments
+    try:
+        runs = _executions(site.node, args, kwargs)
+        other = qml.QNode(site.node.func, qml.device("default.qubit"), interface="torch", diff_method="backprop")
+        least = _executions(other, args, kwargs)
+    except Exception:  # a circuit that default.qubit does not take
+        return None
+    if runs < n or runs < MANY * least:
+        return None
+    name = site.node.device.name
+    evidence = (
+        f"{name} with '{site.method}': {runs} executions for a batch of {n}, default.qubit with 'backprop' {least}"
+    )
+    cause = f"{name} simulates the samples of a batch one after the other" if "lightning" in name else ""
+    fix = f"qml.device('default.qubit') with diff_method='backprop' for {site.n_qubits} qubits and many samples"
+    return warn(evidence, cause or f"'{site.method}' runs every sample and angle by itself", fix)
+
+
+def _executions(node, args, kwargs) -> int:
+    with qml.Tracker(node.device) as tracker:
+        _node_step(node, args, kwargs)
+    return _runs(tracker)
+
+
+def _runs(tracker: qml.Tracker) -> int:
+    """How often a device ran; default.qubit counts a batch that it runs at once as one simulation."""
+    told = tracker.totals
+    return int(told.get("simulations", told.get("executions", 0)) + told.get("derivatives", 0))
 
 
 def _counts(site: Site) -> Counts:
@@ -69,7 +132,7 @@ def _counts(site: Site) -> Counts:
     "where a step's time goes",
     section="simulators#time",
     steps=15,
-    explained_by=("per_sample_loop", "method", "gradient_correct"),
+    explained_by=("per_sample_loop", "method", "gradient_reaches", "gradient_correct"),
 )
 def where_time_goes(p: Patient) -> Finding:
     sites = [s for s in p.seen.sites if s.node is not None and not s.shots]
@@ -98,10 +161,7 @@ def where_time_goes(p: Patient) -> Finding:
 
 def _cost(node, args, kwargs) -> tuple[int, float]:
     """Executions and seconds of one step of a circuit. The verdict goes by the first, which no busy machine changes."""
-    with qml.Tracker(node.device) as tracker:
-        _node_step(node, args, kwargs)
-    runs = tracker.totals.get("executions", 0) + tracker.totals.get("derivatives", 0)
-    return runs, _least_seconds(lambda: _node_step(node, args, kwargs))
+    return _executions(node, args, kwargs), _least_seconds(lambda: _node_step(node, args, kwargs))
 
 
 def _node_step(node, args, kwargs) -> None:
@@ -162,10 +222,31 @@ def shot_noise(p: Patient) -> Finding:
     ratio = (signal / found.var(0).sum().sqrt()).item()
     shots = max(s.shots for s in p.seen.sites)
     evidence = f"{shots} shots: signal to noise {ratio:.2g} over {REPEATS} repeats of {len(p.few[0])} samples"
+    if ratio < 1 and (gate := _shiftless(p)):
+        cause = f"{gate} behind a mid-circuit measurement has no shift rule: finite differences of sampled values"
+        return fail(evidence, cause, "no shots, or a controlled rotation (qml.CRY) in place of measure and cond")
+    defaults = [s for s in p.seen.sites if s.shots and s.node is None]
+    if defaults and ratio < 10:
+        cause = "the sampler or estimator of the network samples unless it is told otherwise"
+        fix = "an exact one, such as EstimatorQNN with StatevectorEstimator(), or default_shots of 10,000 and more"
+        return warn(f"{evidence}; two passes differ", cause, fix)
     if ratio < 1:
         more = f"about {math.ceil(shots / max(ratio, 0.1) ** 2 * 9):,} shots for a ratio of 3"
         return fail(evidence, "sampling noise is larger than the gradient", f"{more}, larger batches, or no shots")
     return ok(evidence)
+
+
+def _shiftless(p: Patient) -> str:
+    """A trained gate that waits for the outcome of a measurement; '' where there is none."""
+    for site in p.seen.sites:
+        for op in site.tape().operations if site.node is not None else ():
+            if type(op).__name__ == "Conditional" and any(_is_trained(v) for v in op.parameters):
+                return op.base.name
+    return ""
+
+
+def _is_trained(value) -> bool:
+    return isinstance(value, torch.Tensor) and value.requires_grad
 
 
 @check("reproducible", "which seeds the results depend on", section="simulators#seeds", steps=6)
@@ -199,13 +280,13 @@ def _same(p: Patient, seeds: list[Callable], unseeded: Callable | None) -> bool:
         if unseeded:
             unseeded(17 + run)
         with torch.no_grad():
-            outputs.append(p.factory().eval()(p.images))
+            outputs.append(picked(call(p.factory().eval(), p.images), len(p.images)))
     return alike(*outputs)
 
 
 @check("saving", "whether state_dict holds everything", section="simulators#saving", steps=1)
 def saving(p: Patient) -> Finding:
-    before = p.model(p.images).detach()
+    before = p.run().detach()
     state = {name: value.clone() for name, value in p.model.state_dict().items()}
     lost = [name for name, _ in p.model.named_parameters() if name not in state]
     if lost:
@@ -234,11 +315,16 @@ def _plain_tensors(p: Patient, before: torch.Tensor) -> list[str]:
     for name, module in p.model.named_modules():
         for key, value in list(vars(module).items()):
             plain = isinstance(value, torch.Tensor) and not isinstance(value, nn.Parameter)
-            if not plain or value.grad_fn is not None or not value.is_floating_point():
+            if (
+                not plain
+                or p.made_while_running(module, key)
+                or value.grad_fn is not None
+                or not value.is_floating_point()
+            ):
                 continue
             try:
                 vars(module)[key] = value + 1
-                if not torch.allclose(before, p.model(p.images).detach(), atol=1e-6):
+                if not torch.allclose(before, p.run(afresh=False).detach(), atol=1e-6):
                     found.append(f"{name}.{key}" if name else key)
             finally:
                 vars(module)[key] = value
@@ -252,5 +338,5 @@ def _changed_by_loading(p: Patient, state: dict, before: torch.Tensor) -> bool:
             if name in state and tensor.is_floating_point():
                 tensor.data.add_(1.0)
         p.model.load_state_dict(state)
-        after = p.model(p.images).detach()
+        after = p.run().detach()
     return not torch.allclose(before, after, atol=1e-6)

@@ -7,21 +7,25 @@ from torch import nn
 
 from qtl_utils.circuits.program import expand
 from qtl_utils.doctor.findings import Finding, check, fail, listed, ok, skipped, warn
-from qtl_utils.doctor.messages import explain
-from qtl_utils.doctor.patient import FEW, Patient, norm
-from qtl_utils.doctor.probe import CUTS, SQUASHES, Site, observe
+from qtl_utils.doctor.messages import explain, short
+from qtl_utils.doctor.patient import FEW, Patient, alike, norm
+from qtl_utils.doctor.probe import CUTS, SQUASHES, Site, graph_nodes, used_method
+from qtl_utils.doctor.samples import leaves
 from qtl_utils.models.pieces import Pieces
 
 ZERO = 1e-10  # gradients below, over random draws, are zero
 DRAWS = 6  # random angle settings
 ESTIMATES = ("finite-diff", "spsa")
-ELEMENTWISE = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss)
+NOTHING = 1e-6  # a gradient that is rounding alone
+COARSE = {torch.float16, torch.bfloat16}
+COSTLY = 0.15  # of the slope of a squashing function at zero: gradients before it are seven times smaller
 SATURATED = 0.95  # of the range of a squashing function
 
 
 @check("devices", "where model and batch are", section="simulators#devices", runs=False)
 def devices(p: Patient) -> Finding:
-    tensors = {**dict(p.model.named_parameters()), **dict(p.model.named_buffers()), "images": p.images}
+    tensors = {**dict(p.model.named_parameters()), **dict(p.model.named_buffers())}
+    tensors |= {"inputs": leaves(p.images)[0]}
     where = {}
     for name, tensor in (tensors | {"labels": p.labels}).items():
         where.setdefault(str(tensor.device), []).append(name)
@@ -49,19 +53,25 @@ def forward(p: Patient) -> Finding:
     if p.error is not None:
         return explain(p.error)
     shapes = tuple(p.seen.output.shape), tuple(p.labels.shape)
-    if isinstance(p.loss, ELEMENTWISE) and shapes[0] != shapes[1]:
+    if p.seen.output.is_complex():
+        cause = "a state is complex; layers and losses are real"
+        return fail(
+            "outputs are complex numbers", cause, "probabilities or expectation values; torch.view_as_real(state)"
+        )
+    if p.loss is not None and p.chosen.kind in ("square", "distance") and shapes[0] != shapes[1]:
         cause = "the loss compares every output with every label instead of its own"
         return fail(f"outputs {shapes[0]}, labels {shapes[1]}", cause, "labels.view_as(outputs)")
-    loss = p.loss(p.seen.output, p.labels).item()
-    if not math.isfinite(loss):
-        cause = "an overflow, a logarithm of zero, or inputs that are not finite"
-        return fail(f"the loss is {loss}", cause, "scale the inputs, lower the learning rate, use log_softmax")
-    return ok(f"loss {loss:.4f}, outputs {tuple(p.seen.output.shape)}, a step takes {p.step_seconds:.3f} s")
+    return ok(f"loss {p.loss_at().item():.4f}, outputs {shapes[0]}, a step takes {p.step_seconds:.3f} s")
 
 
 @check("dtypes", "precision through the model", section="simulators#precision")
 def dtypes(p: Patient) -> Finding:
     own = {q.dtype for q in p.model.parameters() if q.is_floating_point()}
+    if site := next((s for s in p.seen.sites if s.dtypes & COARSE), None):
+        (low,) = site.dtypes & COARSE
+        evidence = f"circuit '{site.name}' is handed {str(low).removeprefix('torch.')}: angles rounded to 2 or 3 digits"
+        cause = "mixed precision, by autocast or .half(), reaches the circuit"
+        return fail(evidence, cause, "x.float() and torch.autocast(..., enabled=False) around the circuit")
     changes = [(name, a, b) for name, a, b in p.seen.dtypes if a != b and b.itemsize > a.itemsize]
     wide = {b for _, _, b in changes}
     if changes and (p.seen.output.dtype in wide or any(a in wide for _, a, _ in p.seen.dtypes)):
@@ -107,9 +117,12 @@ def saturation(p: Patient) -> Finding:
     share = torch.cat(share).mean().item()
     slope = torch.cat(slope).mean().item()
     evidence = f"{share:.0%} of the encoded values beyond {SATURATED:.0%} of {name}'s range, mean slope {slope:.2f}"
-    if share > 0.5:
-        cause = "the features are too large for the pre-layer: all samples look alike to the circuit"
-        return fail(evidence, cause, "standardise the features, on the training set, or put LayerNorm before the layer")
+    cause = "the features are too large for the pre-layer: all samples look alike to the circuit"
+    fix = "standardise the features, on the training set, or put LayerNorm before the layer"
+    if share > 0.5 or slope < COSTLY:
+        return fail(evidence, cause, fix)
+    if share > 0.4 or slope < 2 * COSTLY:
+        return warn(f"{evidence}: gradients before it are {1 / max(slope, 1e-3):.1f} times smaller", cause, fix)
     return ok(evidence)
 
 
@@ -118,7 +131,7 @@ def saturation(p: Patient) -> Finding:
     "size of the circuit's gradient at the start",
     section="optimisation#plateau",
     steps=2 * DRAWS,
-    explained_by=("differentiable", "saturation"),
+    explained_by=("differentiable", "saturation", "encoding_range", "inputs_matter"),
 )
 def plateau(p: Patient) -> Finding:
     if not p.angles:
@@ -134,6 +147,8 @@ def plateau(p: Patient) -> Finding:
             worst = here, spread, site
     here, spread, site = worst
     qubits = f"{site.n_qubits} qubits" if site.n_qubits else "the circuit"
+    if max(here, spread) < NOTHING:
+        return ok(f"no angle changes the outputs, wherever it is; see 'dead_angles' ({spread:.0e} rad^-1)")
     two_design = f"; a random circuit of that size has about {2 ** (-site.n_qubits / 2):.3f}" if site.n_qubits else ""
     evidence = f"{qubits}: gradient {here:.1e} per angle, {spread:.1e} at angles from U[0, 2 pi]{two_design}"
     if here > 0.02:
@@ -147,6 +162,8 @@ def plateau(p: Patient) -> Finding:
 
 def _rms(gradients: list[list]) -> float:
     """Root mean square over draws and over the angles that are reached at all."""
+    if all(g is None for row in gradients for g in row):
+        return 0.0
     flat = torch.stack([torch.cat([g.double().flatten() for g in row if g is not None]) for row in gradients])
     reached = flat[:, flat.abs().amax(0) > 1e-5 * flat.abs().max() + ZERO]
     return reached.square().mean().sqrt().item() if reached.numel() else 0.0
@@ -156,7 +173,7 @@ def _rms(gradients: list[list]) -> float:
     "gradient_reaches",
     "gradients of all parameters",
     section="gradients#none",
-    explained_by=("differentiable", "saturation", "plateau"),
+    explained_by=("differentiable", "saturation", "plateau", "inputs_matter"),
 )
 def gradient_reaches(p: Patient) -> Finding:
     if not p.trainable:
@@ -171,7 +188,7 @@ def gradient_reaches(p: Patient) -> Finding:
         if site is not None and not getattr(site.module.neural_network, "input_gradients", True):
             cause = "Qiskit's network was made without input_gradients=True, so that layers before it get nothing"
             return fail(f"no gradient for {listed(none)}", cause, "EstimatorQNN(..., input_gradients=True)")
-        return fail(f"no gradient for {listed(none)}", "they take no part in the output", "use them in forward")
+        return _without_gradient(p, none)
     zero = [name for name, g in grads.items() if not g.any()]
     if zero and (still := _zero_after_steps(p, zero)):
         site_names = {s.name for s in p.seen.sites}
@@ -187,37 +204,81 @@ def gradient_reaches(p: Patient) -> Finding:
     return ok(f"all {len(grads)} parameter tensors get a gradient{late}")
 
 
+def _without_gradient(p: Patient, names: list[str]) -> Finding:
+    """Parameters that the graph does not lead to: cut off where outputs depend on them, unused where they do not."""
+    evidence = f"no gradient for {listed(names)}"
+    if p.seen.nested:
+        cause = (
+            f"a QNode is called inside of a QNode ({p.seen.nested[0]}): it runs by itself, its gates are thrown away"
+        )
+        return fail(evidence, cause, "leave the decorator off the inner function, one QNode around all")
+    moving = [name for name in names if _moves_outputs(p, name)]
+    if not moving:
+        return fail(
+            f"{evidence}, and outputs stay when they change", "they take no part in the output", "use them in forward"
+        )
+    evidence = f"no gradient for {listed(moving)}, although outputs move when they change"
+    if found := _second_derivative(p):
+        return fail(f"{evidence}; forward differentiates the circuit", *found)
+    sampled = [s for s in p.seen.sites if s.outputs and not s.output.is_floating_point()]
+    if sampled or any(_returns_samples(s) for s in p.seen.sites):
+        cause = "the circuit returns samples or counts, which have no derivative"
+        return fail(evidence, cause, "return expectation values or probabilities")
+    cause = (
+        "the graph is cut between them and the outputs: a copy by torch.tensor, as_tensor or NumPy, .item(), no_grad"
+    )
+    return fail(evidence, cause, "torch.stack and torch functions all the way, outside of torch.no_grad()")
+
+
+def _second_derivative(p: Patient) -> tuple[str, str] | None:
+    """Cause and fix, where the forward pass differentiates a circuit whose derivative is a constant for autograd."""
+    once = [s for s in p.seen.sites if s.node is not None and s.node.execute_kwargs.get("max_diff", 1) == 1]
+    method = used_method(once[0]) if once else ""
+    if not p.seen.derivatives or not once or method == "backprop":
+        return None
+    cause = f"'{method}' with max_diff=1 has no second derivative: the first one counts as a constant"
+    return cause, "diff_method='backprop', or max_diff=2 with parameter-shift"
+
+
+def _returns_samples(site: Site) -> bool:
+    try:
+        tape = site.tape()
+    except Exception:
+        return False
+    return tape is not None and any(type(m).__name__ in ("SampleMP", "CountsMP") for m in tape.measurements)
+
+
+def _moves_outputs(p: Patient, name: str) -> bool:
+    """Whether the outputs change when a parameter does."""
+    before = p.run().detach()
+    q = p.trainable[name]
+    with p.kept(), torch.no_grad():
+        q.add_(0.3 + 0.1 * torch.rand(q.shape, generator=torch.Generator().manual_seed(0)).to(q))
+        return not alike(before, p.run().detach())
+
+
 def _unregistered(p: Patient) -> int:
     """How many tensors that want gradients the outputs depend on and the model does not own."""
     owned = {id(q) for q in p.model.parameters()}
-    seen = set()
-    queue = [p.seen.output.grad_fn]
-    loose = set()
-    while queue:
-        node = queue.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if hasattr(node, "variable") and id(node.variable) not in owned:
-            loose.add(id(node.variable))
-        queue += [following for following, _ in node.next_functions]
-    return len(loose)
+    used = {id(node.variable) for node in graph_nodes(p.seen.output) if hasattr(node, "variable")}
+    return len(used - owned)
 
 
 def _zero_after_steps(p: Patient, names: list[str], steps: int = 2) -> list[str]:
     """Which of `names` have no gradient even after some steps: a last layer that starts at zero is no fault."""
     with p.kept():
-        for _ in range(steps):
-            _, grads = p.gradients()
-            with torch.no_grad():
-                for name, q in p.trainable.items():
-                    if grads[name] is not None:
-                        q -= 0.1 * grads[name] / (grads[name].norm() + 1e-12)
+        p.descend(steps)
         _, grads = p.gradients()
     return [name for name in names if grads[name] is None or not grads[name].any()]
 
 
-@check("dead_angles", "angles that no output depends on", section="gradients#dead", steps=DRAWS)
+@check(
+    "dead_angles",
+    "angles that no output depends on",
+    section="gradients#dead",
+    steps=DRAWS,
+    explained_by=("inputs_matter", "gradient_reaches", "differentiable"),
+)
 def dead_angles(p: Patient) -> Finding:
     if not p.angles:
         return skipped("the model has no trainable angles")
@@ -225,6 +286,7 @@ def dead_angles(p: Patient) -> Finding:
     dead = 0
     unused = 0
     inert = 0
+    shared = 0
     for site in p.seen.sites:
         reached = _reached(p, site)
         for q in site.angles:
@@ -232,7 +294,9 @@ def dead_angles(p: Patient) -> Finding:
             if not q.requires_grad or not mask.any():
                 total += q.numel() * q.requires_grad
                 continue
-            used, diagonal = _used(site, q)
+            times, diagonal = _used(site, q)
+            used = times > 0
+            shared = shared + int((times > 1).sum())
             total = total + q.numel()
             dead = dead + int(mask.sum())
             unused = unused + int((mask & ~used).sum())
@@ -240,14 +304,25 @@ def dead_angles(p: Patient) -> Finding:
     if not dead:
         return ok(f"all {total} angles change the output")
     found = f"{dead} of {total} angles have a gradient of exactly zero over {DRAWS} random draws"
+    if unused and shared:
+        cause = "an index with a wrong stride: some angles serve several gates, others none"
+        return fail(
+            f"{found}; {unused} of them are in no gate, {shared} in several", cause, "weights of shape (layers, angles)"
+        )
     if unused:
         cause = "more angles are registered than the circuit uses"
         fix = f"register {total - unused} angles: a shape that matches the layers in use"
         return fail(f"{found}; {unused} of them are in no gate", cause, fix)
+    if dead == inert and dead == total:
+        cause = "all of them are rotations about Z right before <Z>, or of |0>: the circuit has nothing to train"
+        return fail(found, cause, "RX or RY, or measure X")
     if dead == inert:
         return ok(f"{found}: rotations about Z before <Z> or on |0>, which the template makes inert")
+    cause = "they act on wires that no measurement sees"
     fix = "measure the other wires, or entangle them with the measured ones"
-    return warn(found, "they act on wires that no measurement sees", fix)
+    if dead <= total / 3:  # the last layers of an ansatz behind one measured wire
+        return ok(f"{found}: {cause}")
+    return warn(found, cause, fix)
 
 
 def _reached(p: Patient, site: Site) -> dict[int, torch.Tensor]:
@@ -262,7 +337,7 @@ def _reached(p: Patient, site: Site) -> dict[int, torch.Tensor]:
 
 def _zero(g: torch.Tensor) -> float:
     """What counts as zero: rounding, which in float32 is larger."""
-    return ZERO if g.dtype == torch.float64 else 1e-5 * g.abs().max().item() + ZERO
+    return ZERO if g.dtype == torch.float64 else max(1e-5 * g.abs().max().item(), NOTHING)
 
 
 def _site_gradients(p: Patient, site: Site, spread: bool = True, draws: int = DRAWS) -> list[list]:
@@ -275,7 +350,7 @@ def _site_gradients(p: Patient, site: Site, spread: bool = True, draws: int = DR
             if spread:
                 for q in wanted:
                     q.data = (math.tau * torch.rand(q.shape, generator=generator)).to(q)
-            again = next(s for s in observe(p.model, p.few[0]).sites if s.key == site.key)
+            again = next(s for s in p.look(p.few[0]).sites if s.key == site.key)
             direction = torch.randn(again.output.shape, generator=generator).to(again.output)
             loss = (again.output * direction).sum() / direction.norm()
             found.append(list(torch.autograd.grad(loss, wanted, allow_unused=True)))
@@ -283,13 +358,12 @@ def _site_gradients(p: Patient, site: Site, spread: bool = True, draws: int = DR
 
 
 def _used(site: Site, q: nn.Parameter) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which elements of an angle tensor are in some gate, and which only in gates that are diagonal to the end."""
+    """In how many gates each element of an angle tensor is, and which are in gates only that change no outcome."""
     tape = site.tape()
-    everywhere = torch.ones(q.shape, dtype=torch.bool)
+    used = torch.zeros(q.shape, dtype=torch.long)
     if tape is None:
-        return everywhere, torch.zeros(q.shape, dtype=torch.bool)
+        return used + 1, torch.zeros(q.shape, dtype=torch.bool)
     gates = list(expand(tape.operations))
-    used = torch.zeros(q.shape, dtype=torch.bool)
     moving = torch.zeros(q.shape, dtype=torch.bool)
     for number, gate in enumerate(gates):
         values = [v for v in gate.parameters if isinstance(v, torch.Tensor) and v.requires_grad]
@@ -297,10 +371,10 @@ def _used(site: Site, q: nn.Parameter) -> tuple[torch.Tensor, torch.Tensor]:
             continue
         (g,) = torch.autograd.grad(sum(v.sum() for v in values), q, allow_unused=True, retain_graph=True)
         if g is not None:
-            used |= (g != 0).cpu()
+            used += (g != 0).cpu()
             idle = _diagonal_to_the_end(gate, gates[number + 1 :]) or _diagonal_from_the_start(gate, gates[:number])
             moving |= (g != 0).cpu() & (not idle)
-    return used, used & ~moving
+    return used, (used > 0) & ~moving
 
 
 DIAGONAL = {"RZ", "PhaseShift", "PauliZ", "S", "T", "CZ", "IsingZZ", "CRZ", "ControlledPhaseShift"}
@@ -334,14 +408,16 @@ def _diagonal_to_the_end(gate, later) -> bool:
 )
 def batch(p: Patient) -> Finding:
     images, _ = p.few
+    if found := _of_another_size(p):
+        return found
     if p.seen.output.shape[:1] != p.labels.shape[:1]:
         shape = tuple(p.seen.output.shape)
         fix = "return a list, not a tuple, from a QNode in a TorchLayer; torch.stack(outputs, dim=-1)"
         return fail(f"{len(p.labels)} samples gave outputs {shape}", "the batch is not the first dimension", fix)
     if p.noisy:
         return skipped("no two passes are equal; see 'reproducible'")
-    together = p.model(images).detach()
-    alone = torch.cat([p.model(images[i : i + 1]).detach() for i in range(len(images))])
+    together = p.run(images).detach()
+    alone = torch.cat([p.run(images[i : i + 1]).detach() for i in range(len(images))])
     if alone.shape != together.shape:
         evidence = f"outputs {tuple(together.shape)} for a batch, {tuple(alone.shape)} sample by sample"
         return fail(evidence, "a reshape mixes batch and features", "keep the batch in the first dimension")
@@ -350,6 +426,30 @@ def batch(p: Patient) -> Finding:
         cause = "samples influence each other: a reshape or a softmax over the wrong dimension"
         return fail(f"outputs change by {apart:.0%} with their neighbours", cause, "reduce over dim=-1, keep dim 0")
     return _batch_gradient(p, images)
+
+
+def _of_another_size(p: Patient) -> Finding | None:
+    """A batch with a sample less, or of one, where only the size that was given runs or runs rightly."""
+    n = len(p.images)
+    on_wires = n in {s.n_qubits for s in p.seen.sites}
+    for size in (n - 1, 1):
+        try:
+            out = p.run(p.images[:size])
+        except Exception as error:
+            evidence = f"a batch of {size} raises where one of {n} runs: {type(error).__name__}: {short(error, 120)}"
+            if on_wires:
+                return fail(evidence, *_transposed(n))
+            fix = "take the size from x.shape[0]; keep the batch in the first dimension"
+            return fail(evidence, "forward is made for one size of batch", fix)
+        if on_wires and out.dim() and p.seen.output.shape[:1] == (n,) and len(out) != size:
+            shapes = f"outputs {tuple(out.shape)}, {n} gave {tuple(p.seen.output.shape)}"
+            return fail(f"{size} sample{'s' * (size > 1)} gave {shapes}", *_transposed(n))
+    return None
+
+
+def _transposed(wires: int) -> tuple[str, str]:
+    cause = f"the circuit runs over len(inputs), which is the batch: samples, not features, go to its {wires} wires"
+    return cause, "inputs[..., i] with i in range(n_wires)"
 
 
 def _batch_gradient(p: Patient, images) -> Finding:
@@ -374,7 +474,7 @@ def _batch_gradient(p: Patient, images) -> Finding:
     "gradients against finite differences in float64",
     section="gradients#wrong",
     steps=16,
-    explained_by=("differentiable", "gradient_reaches", "batch"),
+    explained_by=("dtypes", "differentiable", "gradient_reaches", "batch"),
 )
 def gradient_correct(p: Patient) -> Finding:
     if p.shots:
@@ -389,7 +489,7 @@ def gradient_correct(p: Patient) -> Finding:
         try:
             p.model.double()
             precise = images.double(), labels.double() if labels.is_floating_point() else labels
-            if p.loss(p.model(precise[0]), precise[1]).dtype != torch.float64:
+            if p.loss_at(*precise).dtype != torch.float64:
                 raise TypeError("a step in between is float32")
             reference = _differences(p, chosen, *precise, 1e-5)
             tolerance = 0.02
@@ -414,6 +514,8 @@ def gradient_correct(p: Patient) -> Finding:
         return ok(f"relative error at most {errors[worst]:.0e} in {listed(errors)}, against {precision} differences")
     methods = [s.method for s in p.seen.sites if s.method in ESTIMATES]
     evidence = f"the gradient of {worst} is off by {errors[worst]:.0%} of itself"
+    if not methods and (told := _second_derivative(p)):
+        return fail(f"{evidence}; forward differentiates the circuit", *told)
     if methods:
         cause = f"'{methods[0]}' estimates the gradient, and its default step suits neither float32 nor one step alone"
         return fail(evidence, cause, "diff_method='backprop' or 'adjoint'; with shots 'parameter-shift'")
@@ -438,7 +540,7 @@ def _differences(p: Patient, chosen: dict, images, labels, h: float) -> dict[str
     found = {}
     with torch.no_grad():
         with Pieces() as here:
-            p.loss(p.model(images), labels)
+            p.loss_at(images, labels)
         for name, index in chosen.items():
             tensor = parameters[name].data
             values = []
@@ -449,7 +551,7 @@ def _differences(p: Patient, chosen: dict, images, labels, h: float) -> dict[str
                 for shift in (h, -h):
                     tensor[at] = kept + shift
                     with Pieces(here.found):
-                        losses.append(p.loss(p.model(images), labels).item())
+                        losses.append(p.loss_at(images, labels).item())
                 tensor[at] = kept
                 values.append((losses[0] - losses[1]) / (2 * h))
             found[name] = torch.tensor(values, dtype=torch.float64)

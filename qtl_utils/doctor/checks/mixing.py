@@ -1,5 +1,7 @@
 """Checks of the doctor: what a circuit leaves of its inputs."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 
@@ -8,7 +10,7 @@ from qtl_utils.circuits.mixing import by_depth, draw_inputs, polynomial
 from qtl_utils.doctor.findings import Finding, check, ok, skipped, warn
 from qtl_utils.doctor.messages import short
 from qtl_utils.doctor.patient import Patient
-from qtl_utils.doctor.probe import Site, observe
+from qtl_utils.doctor.probe import Site
 
 MOST_TERMS = 5_000  # products of sines and cosines that a circuit is looked at with
 ALONE = 0.5  # an input that does less than this by itself is mixed with others
@@ -53,10 +55,14 @@ def readout_mixing(p: Patient) -> Finding:
 def _site(p: Patient) -> Site:
     """The first circuit with what it is handed: of some of the training samples where these are more than a batch."""
     samples = p.data.get("train")
-    like = isinstance(samples, torch.Tensor) and samples.shape[1:] == p.images.shape[1:]
+    like = (
+        isinstance(samples, torch.Tensor)
+        and isinstance(p.images, torch.Tensor)
+        and samples.shape[1:] == p.images.shape[1:]
+    )
     if not like or len(samples) <= len(p.images) or MOST_SAMPLES / len(p.images) * p.step_seconds > 1.0:
         return p.seen.sites[0]
-    return observe(p.model, samples[:: max(len(samples) // MOST_SAMPLES, 1)][:MOST_SAMPLES].to(p.images)).sites[0]
+    return p.look(samples[:: max(len(samples) // MOST_SAMPLES, 1)][:MOST_SAMPLES].to(p.images)).sites[0]
 
 
 def _unmixed(site: Site) -> str:
@@ -64,8 +70,13 @@ def _unmixed(site: Site) -> str:
     layer = site.module
     if not isinstance(layer, QuantumLayer):
         return "another depth or entangler, "
+    depth = next(unmixing_depths(layer), None)
+    return "" if depth is None else f"depth {depth} in place of {layer.depth}, "
+
+
+def unmixing_depths(layer: QuantumLayer) -> Iterator[int]:
+    """Depths at which a layer's circuit mixes no inputs while its angles are zero, the nearest to its own first."""
     near = sorted(range(1, 2 * layer.depth + 1), key=lambda depth: (abs(depth - layer.depth), depth))
     for row in by_depth(layer.ansatz, layer.encoding, layer.n_qubits, near[:MOST_DEPTHS]):
         if row["alone"] > ALONE:
-            return f"depth {row['depth']} in place of {layer.depth}, "
-    return ""
+            yield row["depth"]

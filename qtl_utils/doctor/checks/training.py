@@ -15,6 +15,10 @@ from torch.nn.functional import softmax
 from qtl_utils.doctor.findings import Finding, check, fail, listed, ok, skipped, warn
 from qtl_utils.doctor.patient import Patient, norm
 
+NO_MORE = 0.98  # of the loss of the best constant prediction: what stays above it has learned nothing else
+LONG = 150  # steps, where 20 do not decide
+PATIENCE = 3.0  # seconds
+
 
 @check("frozen_buffers", "statistics of frozen layers in train mode", section="evaluation#batchnorm", steps=1)
 def frozen_buffers(p: Patient) -> Finding:
@@ -25,7 +29,7 @@ def frozen_buffers(p: Patient) -> Finding:
         _as_for_training(p)
         before = {n: [b.clone() for b in m.buffers(recurse=False)] for n, m in frozen.items()}
         with torch.no_grad():
-            p.model(p.images)
+            p.run()
         moved = [n for n, m in frozen.items() if any(map(_differ, before[n], m.buffers(recurse=False)))]
     if moved:
         cause = "model.train() also switches frozen BatchNorm to batch statistics and updates the running ones"
@@ -54,36 +58,6 @@ def _as_for_training(p: Patient) -> None:
             module.training = p.modes[name]
     else:
         p.model.train()
-
-
-@check("probabilities", "what the loss is given", section="optimisation#softmax")
-def probabilities(p: Patient) -> Finding:
-    out = p.seen.output.detach().double()
-    if isinstance(p.loss, nn.BCEWithLogitsLoss) and out.min() >= 0 and out.max() <= 1:
-        evidence = (
-            f"outputs from {out.min():.2f} to {out.max():.2f}: the loss makes probabilities from 0.50 to 0.73 of them"
-        )
-        cause = "sigmoid twice: BCEWithLogitsLoss applies it itself"
-        return fail(evidence, cause, "return logits; sigmoid for prediction only")
-    if isinstance(p.loss, nn.NLLLoss) and out.min() >= 0:
-        cause = "NLLLoss takes logarithms of probabilities; of probabilities the loss is negative and means nothing"
-        return fail(
-            f"outputs from {out.min():.2f} to {out.max():.2f}", cause, "log_softmax, or logits with CrossEntropyLoss"
-        )
-    if not isinstance(p.loss, nn.CrossEntropyLoss) or out.dim() != 2:
-        return skipped("for cross-entropy on outputs (batch, classes), BCEWithLogitsLoss and NLLLoss")
-    classes = out.shape[1]
-    if (out >= 0).all() and (out.sum(-1) - 1).abs().max() < 1e-4 and classes > 1:
-        floor = math.log(1 + (classes - 1) / math.e)
-        evidence = f"outputs are between 0 and 1 and sum to 1; the loss cannot fall below {floor:.4f}"
-        cause = "softmax twice: CrossEntropyLoss applies it itself"
-        return fail(evidence, cause, "return logits; softmax for prediction only")
-    raw = [s for s in p.seen.sites if s.outputs and s.output.numel() == out.numel()]
-    if raw and torch.equal(raw[0].output.detach().double().reshape(-1).sort()[0], out.reshape(-1).sort()[0]):
-        floor = math.log(1 + (classes - 1) * math.exp(-2))
-        evidence = f"outputs are expectation values in [-1, 1]; the loss cannot fall below {floor:.4f}"
-        return warn(evidence, "expectation values stand for logits", "a linear layer after the circuit, or a scale")
-    return ok(f"outputs from {out.min():.2f} to {out.max():.2f}: no probabilities")
 
 
 @check(
@@ -214,6 +188,11 @@ def _rate_sums(p: Patient, epochs: int, steps: int = 1) -> list[float] | None:
         "saturation",
         "updates",
         "travel",
+        "encoding_range",
+        "amplitude",
+        "inputs_matter",
+        "labels",
+        "forward",
     ),
 )
 def stuck_loss(p: Patient) -> Finding:
@@ -234,12 +213,44 @@ def stuck_loss(p: Patient) -> Finding:
     if after > before - 0.02 * abs(before) and not before < 0.2 * chance:
         cause = "the model cannot even learn one batch by heart"
         return fail(evidence, cause, "look at the gradients layer by layer; check the scale of features and weights")
-    return ok(evidence)
+    best = _best_constant(p)
+    if not best or after < NO_MORE * best or p.step_seconds * LONG > PATIENCE:
+        return ok(evidence)
+    _, after = _short_training(p, LONG)
+    evidence = (
+        f"{LONG} steps of Adam on one batch: loss {before:.3f} to {after:.3f}, the best constant prediction {best:.3f}"
+    )
+    if after < NO_MORE * best:
+        return ok(evidence)
+    cause = "it learns no more than how frequent the labels are: the outputs hardly depend on the inputs"
+    return fail(evidence, cause, "look at how features are encoded: their scale, and what reaches the measured wires")
+
+
+def _best_constant(p: Patient) -> float:
+    """The loss of the best prediction that is the same for all samples; 0 for losses that it is not known of.
+
+    The entropy of the labels for cross-entropies, in nats, their variance for squared differences.
+    """
+    y = p.labels.double()
+    kind = p.chosen.kind
+    if kind in ("softmax", "log") and not p.labels.is_floating_point():
+        share = p.labels.flatten().unique(return_counts=True)[1].double() / p.labels.numel()
+        value = -(share * share.log()).sum().item()
+    elif kind in ("sigmoid", "probability") and y.min() >= 0 and y.max() <= 1:
+        mean = y.mean(0).clamp(1e-9, 1 - 1e-9)
+        value = -(mean * mean.log() + (1 - mean) * (1 - mean).log()).mean().item()
+    elif kind == "square":
+        value = (y - y.mean(0)).square().mean().item()
+    else:
+        return 0.0
+    told = getattr(p.chosen.function, "reduction", "mean"), getattr(p.chosen.function, "weight", None)
+    plain = told == ("mean", None) and getattr(p.chosen.function, "label_smoothing", 0.0) == 0.0
+    return value if plain and not isinstance(p.chosen.function, (nn.SmoothL1Loss, nn.HuberLoss)) else 0.0
 
 
 def _chance(p: Patient) -> tuple[float, str]:
     """The cross-entropy of outputs that say nothing, and how to call it; 0 for another loss."""
-    if not isinstance(p.loss, nn.CrossEntropyLoss) or p.seen.output.dim() < 2:
+    if p.chosen.kind != "softmax" or p.seen.output.dim() < 2:
         return 0.0, ""
     classes = p.seen.output.shape[1]
     return math.log(classes), f", ln({classes}) = {math.log(classes):.3f}"
@@ -256,7 +267,7 @@ def _short_training(p: Patient, steps: int = 20) -> tuple[float, float]:
                 q.grad = grads[name]
             own.step()
             losses.append(float(loss))
-        losses.append(float(p.loss(p.model(p.images), p.labels)))
+        losses.append(float(p.loss_at()))
     return losses[0], min(losses[-5:])
 
 
@@ -266,12 +277,12 @@ def zeroed_angles(p: Patient) -> Finding:
         return skipped("the model has no trainable angles")
     if not p.trained:
         return skipped("the model is not trained, as far as can be seen; give its optimizer or history after training")
-    before = p.model(p.images).detach()
+    before = p.run().detach()
     with p.kept():
         for q in p.angles.values():
             q.data = torch.zeros_like(q)
-        after = p.model(p.images).detach()
-    if isinstance(p.loss, nn.CrossEntropyLoss):
+        after = p.run().detach()
+    if p.chosen.kind == "softmax":
         changed = (before.argmax(-1) != after.argmax(-1)).double().mean().item()
         moved = (softmax(before, -1) - softmax(after, -1)).abs().mean().item()
         evidence = f"all angles at zero change {changed:.0%} of the decisions and probabilities by {moved:.3f}"

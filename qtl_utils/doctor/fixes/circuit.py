@@ -1,6 +1,7 @@
 """Fixes of circuits: the differentiation method, shots, initial angles, depth, a bypass, and circuits in a loop."""
 
 import copy
+import itertools
 import math
 from collections.abc import Callable, Iterable
 
@@ -9,12 +10,10 @@ import torch
 from torch import nn
 
 from qtl_utils.circuits.layer import QuantumLayer
-from qtl_utils.circuits.mixing import by_depth
-from qtl_utils.doctor.checks.mixing import ALONE, MOST_DEPTHS
+from qtl_utils.doctor.checks.mixing import unmixing_depths
 from qtl_utils.doctor.fixes.graph import name_of
 from qtl_utils.doctor.fixes.registry import Case, Mend, fix
 from qtl_utils.doctor.patient import alike
-from qtl_utils.doctor.probe import observe
 from qtl_utils.doctor.recipe import changed, fresh
 from qtl_utils.models.heads import Beside, Squash
 
@@ -266,13 +265,10 @@ def _with_depth(name: str, depth: int) -> Callable[[nn.Module], nn.Module]:
 @fix("readout_mixing")
 def unmix(case: Case):
     """A depth at which every input can be read by itself; a bypass around the circuit; for circuits of ours."""
-    layer = next((s.module for s in observe(case.model, case.images).sites), None)
+    layer = next((s.module for s in case.patient.look().sites), None)
     if not isinstance(layer, QuantumLayer) or not isinstance(layer.weights, nn.Parameter):
         return
-    near = sorted(range(1, 2 * layer.depth + 1), key=lambda depth: (abs(depth - layer.depth), depth))
-    rows = by_depth(layer.ansatz, layer.encoding, layer.n_qubits, near[:MOST_DEPTHS])
-    fitting = [row["depth"] for row in rows if row["alone"] > ALONE]
-    yield from _depths(case, layer, fitting[:1])
+    yield from _depths(case, layer, list(itertools.islice(unmixing_depths(layer), 1)))
     name = name_of(case.model, layer)
     parent, _, own = name.rpartition(".")
     chain = case.model.get_submodule(parent)

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from qtl_utils.doctor.fixes.registry import Case, Mend, fix
 from qtl_utils.doctor.patient import alike
-from qtl_utils.doctor.probe import LIBRARIES
+from qtl_utils.doctor.probe import LIBRARIES, graph_nodes
 from qtl_utils.doctor.recipe import changed
 
 SMOOTH = {"sign": torch.tanh, "sgn": torch.tanh}
@@ -187,17 +187,10 @@ class Forward:
 @fix("gradient_correct")
 def through_the_forward(case: Case):
     functions = {}
-    queue = [case.patient.seen.output.grad_fn]
-    seen = set()
-    while queue:
-        node = queue.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
+    for node in graph_nodes(case.patient.seen.output):
         own = getattr(type(node), "_forward_cls", None)
         if own is not None and not own.__module__.startswith(("qtl_utils.circuits", "pennylane", "torch")):
             functions[own.__name__] = own
-        queue += [following for following, _ in node.next_functions]
     if functions:
         told = f"leave the backward of {', '.join(functions)} away and let autograd differentiate its forward"
         edit = around(context=Forward(list(functions.values())))
