@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from unchanged import unchanged
 
 from qtl_utils.__main__ import main
 from qtl_utils.doctor import faults, findings
@@ -15,7 +16,6 @@ from qtl_utils.doctor.diagnosis import diagnose
 from qtl_utils.doctor.faults import FAULTS, HEALTHY, Circuit, case, dressed, head, node, points
 from qtl_utils.doctor.findings import CHECKS, Check, fail, ok
 from qtl_utils.doctor.messages import explain
-from unchanged import unchanged
 
 SLOW = {"slow_method", "another_method", "device_seed", "TorchConnector", "A-joint", "B", "ResNet18"}
 

@@ -3,12 +3,12 @@
 import pytest
 import torch
 from torch import nn
+from unchanged import unchanged
 
 from qtl_utils.doctor.diagnosis import diagnose
 from qtl_utils.doctor.faults import Circuit, dressed
 from qtl_utils.doctor.findings import CHECKS
 from qtl_utils.doctor.strangers import STRANGERS, STRANGERS_HEALTHY
-from unchanged import unchanged
 
 SLOW = {"lightning_batch", "measured_and_conditional"}
 # what else is true of a model: a circuit's derivative by parameter-shift is slow too

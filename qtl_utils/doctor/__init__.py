@@ -14,13 +14,19 @@ an exception. A check of one's own is a function from a `Patient` to a finding a
         return ok(f"the largest weight is {largest:.2f}")
 
 `repair` goes on from there: it trains the model with and without the fixes that code can apply (FIXES, to which `fix`
-adds one of one's own) and keeps those that help.
+adds one of one's own) and keeps those that help. `watch` looks on while a training loop of one's own runs:
+
+    with watch(model, optimizer) as w:
+        ...  # in the loop, after optimizer.step():
+        w.step(loss)
+    w.findings
 """
 
 from qtl_utils.doctor import checks, fixes  # registers them
 from qtl_utils.doctor.diagnosis import diagnose
 from qtl_utils.doctor.findings import CHECKS, Check, Diagnosis, DiagnosisError, Finding, check, fail, ok, skipped, warn
 from qtl_utils.doctor.fixes.registry import FIXES, Case, Fix, Mend, fix
+from qtl_utils.doctor.live import TrainingWarning, watch
 from qtl_utils.doctor.messages import KNOWN_ERRORS, explain
 from qtl_utils.doctor.patient import Patient
 from qtl_utils.doctor.repair import repair
@@ -39,6 +45,7 @@ __all__ = [
     "Mend",
     "Patient",
     "Repair",
+    "TrainingWarning",
     "check",
     "checks",
     "diagnose",
@@ -50,4 +57,5 @@ __all__ = [
     "repair",
     "skipped",
     "warn",
+    "watch",
 ]

@@ -65,21 +65,29 @@ def _by_what_it_does(loss: Callable, out: torch.Tensor, labels: torch.Tensor) ->
     if out.dim() == 2 and out.shape[1] > 1 and _ignores_a_constant(loss, out, labels):
         return "softmax"
     if labels.shape == out.shape and labels.is_floating_point():
-        spread = torch.linspace(-1.5, 1.5, out.numel(), dtype=out.dtype).reshape(out.shape)
-        if _same_direction(_gradient(loss, spread, labels), spread.sigmoid() - labels):
-            return "sigmoid"
-        if _same_direction(_gradient(loss, spread, labels), spread - labels):
-            return "square"
-        if _same_direction(_gradient(loss, spread, labels), (spread - labels).sign()):
-            return "distance"
-        p = spread.sigmoid()
-        if _same_direction(_gradient(loss, p, labels), (p - labels) / (p * (1 - p))):
-            return "probability"
+        wide = torch.linspace(-1.5, 1.5, out.numel(), dtype=out.dtype).reshape(out.shape)
+        p = wide.sigmoid()
+        candidates = {
+            "probability": (p, (p - labels) / (p * (1 - p))),
+            "sigmoid": (wide, p - labels),
+            "square": (wide, wide - labels),
+            "distance": (wide, (wide - labels).sign()),
+        }
+        return next((kind for kind, (at, g) in candidates.items() if _has_gradient(loss, at, labels, g)), "other")
     elif out.dim() == 2 and not labels.is_floating_point() and labels.shape == out.shape[:1]:
-        wanted = -F.one_hot(labels, out.shape[1]).double()
-        if _same_direction(_gradient(loss, -out.abs() - 1, labels), wanted):
+        if _has_gradient(loss, -out.abs() - 1, labels, -F.one_hot(labels, out.shape[1]).double()):
             return "log"
     return "other"
+
+
+def _has_gradient(loss: Callable, at: torch.Tensor, labels: torch.Tensor, wanted: torch.Tensor) -> bool:
+    """Whether the loss has that gradient at these outputs, up to a factor; no where it refuses them."""
+    try:
+        found = _gradient(loss, at, labels)
+    except Exception:
+        return False
+    size = found.norm() * wanted.norm()
+    return bool(size > 0 and (found * wanted).sum() / size > 1 - CLOSE)
 
 
 def _gradient(loss: Callable, out: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -89,16 +97,13 @@ def _gradient(loss: Callable, out: torch.Tensor, labels: torch.Tensor) -> torch.
     return gradient
 
 
-def _same_direction(a: torch.Tensor, b: torch.Tensor) -> bool:
-    size = a.norm() * b.norm()
-    return bool(size > 0 and (a * b).sum() / size > 1 - CLOSE)
-
-
 def _ignores_a_constant(loss: Callable, out: torch.Tensor, labels: torch.Tensor) -> bool:
-    """Whether it sees differences between the outputs of a sample only, as everything behind a softmax does."""
-    noise = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).sin().reshape(out.shape)
-    here, shifted, other = (float(loss(values, labels)) for values in (out, out + 3.0, out + noise))
-    return math.isclose(here, shifted, rel_tol=CLOSE) and not math.isclose(here, other, rel_tol=1e-9)
+    """Whether it sees differences between the outputs of a sample only, and smoothly, as all behind a softmax does."""
+    here, shifted = (float(loss(values, labels)) for values in (out, out + 3.0))
+    if not math.isclose(here, shifted, rel_tol=CLOSE):
+        return False
+    slopes = [_gradient(loss, values, labels) for values in (out, 1.1 * out + 0.01 * out.square())]
+    return bool(slopes[0].any()) and not torch.allclose(*slopes, rtol=1e-9, atol=0)  # of a margin they are steps
 
 
 def floor_of(loss: Callable, classes: int, labels: torch.Tensor) -> float:

@@ -395,6 +395,14 @@ def _replaced(value, tensors: Iterator[torch.Tensor]):
     return value
 
 
+def replaced_input(site: Site, inputs: torch.Tensor) -> tuple[tuple, dict]:
+    """The arguments of a QNode's first call with other inputs; ValueError where they are not one tensor."""
+    tensors = _tensors((*site.arguments[0], *site.arguments[1].values()))
+    if site.roles.count(False) != 1:
+        raise ValueError(f"it takes {site.roles.count(False)} input tensors")
+    return _replaced(site.arguments, iter(t if angle else inputs for t, angle in zip(tensors, site.roles, strict=True)))
+
+
 # what may stand between a parameter and the circuit it is an angle of: views, casts, sums and multiples
 SHAPING = ("View", "UnsafeView", "Reshape", "Select", "Slice", "Unsqueeze", "Squeeze", "ToCopy", "Mul", "Div", "Add")
 RESHAPING = ("View", "UnsafeView", "Reshape", "Select", "Slice", "Unsqueeze", "Squeeze", "ToCopy", "Clone", "T0")

@@ -18,6 +18,7 @@ from qtl_utils.doctor.fixes.registry import FIXES, Case, Fix, Mend
 from qtl_utils.doctor.patient import Attributes, Patient, kept_random
 from qtl_utils.doctor.recipe import Recipe, copied
 from qtl_utils.doctor.repaired import Repair, Row, study_keys
+from qtl_utils.doctor.samples import read_all
 from qtl_utils.doctor.trial import HELD_OUT, Gain, Samples, Score, Trial, fitted, gain, mean, read_samples, stratified
 
 EPOCHS = 20
@@ -186,9 +187,10 @@ class _Surgery:
         return recipe.scaling(self.samples.pool[0])(self.batch[0])
 
     def _subsets(self) -> dict:
+        """The samples by subset; of a loader those that are trained with."""
         if isinstance(self.data, Mapping):
-            return {name: pair[0] for name, pair in self.data.items()}
-        return {"train": self.data[0]}
+            return {name: read_all(pair)[0] for name, pair in self.data.items()}
+        return {"train": self.data[0] if isinstance(self.data, (tuple, list)) else self.samples.pool[0]}
 
     def _first_findings(self, model_or_factory) -> list[Finding]:
         recipe = self.recipe

@@ -14,8 +14,9 @@ from torch import nn
 from qtl_utils.circuits.program import expand
 from qtl_utils.circuits.simulators import METHODS, Counts
 from qtl_utils.doctor.findings import Finding, check, fail, listed, ok, skipped, warn
+from qtl_utils.doctor.messages import short
 from qtl_utils.doctor.patient import Patient, alike
-from qtl_utils.doctor.probe import Site, saved_by_circuits, used_method
+from qtl_utils.doctor.probe import Site, replaced_input, saved_by_circuits, used_method
 from qtl_utils.doctor.samples import call, leaves, picked
 
 REPEATS = 12  # of a sampled gradient: with few of them a ratio below 1 can pass for one above it
@@ -52,7 +53,15 @@ def _cannot_batch(site: Site) -> str:
     trained = any(x.requires_grad for x in _inputs_of(site))
     if used in SHIFTS and trained:
         return f"'{used}' differentiates no batch behind a trainable layer"
-    return "it measures in mid-circuit" if measured else ""
+    if measured:
+        return "it measures in mid-circuit"
+    if len(site.inputs) > 1 and all(x.dim() < 2 and x.shape == site.inputs[0].shape for x in site.inputs):
+        try:
+            args, kwargs = replaced_input(site, torch.stack(site.inputs))
+            site.node(*args, **kwargs)
+        except Exception as error:
+            return f"of a batch it raises {type(error).__name__}: {short(error, 80)}"
+    return ""
 
 
 def _inputs_of(site: Site) -> list[torch.Tensor]:

@@ -268,8 +268,8 @@ def _zero_after_steps(p: Patient, names: list[str], steps: int = 2) -> list[str]
     """Which of `names` have no gradient even after some steps: a last layer that starts at zero is no fault."""
     with p.kept():
         p.descend(steps)
-        _, grads = p.gradients()
-    return [name for name in names if grads[name] is None or not grads[name].any()]
+        passes = [p.gradients()[1], p.gradients(afresh=False)[1]]  # a hidden state is zero in the first pass
+    return [name for name in names if not any(g[name] is not None and g[name].any() for g in passes)]
 
 
 @check(

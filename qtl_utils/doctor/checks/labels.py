@@ -10,6 +10,7 @@ from qtl_utils.doctor.losses import floor_of, name_of, twice
 from qtl_utils.doctor.patient import Patient
 from qtl_utils.doctor.probe import Site, last_function
 
+MAJORITY = 0.85  # of the labels
 MANY = 8  # samples: with fewer, a batch of one class can be chance
 SAME = 1e-9  # relative, of two losses that are equal
 SIGNED = (nn.SoftMarginLoss, nn.HingeEmbeddingLoss, nn.MarginRankingLoss)  # take -1 and 1
@@ -49,7 +50,24 @@ def labels(p: Patient) -> Finding:
             cause,
             "DataLoader(..., shuffle=True); look at the labels",
         )
+    if kind in ("softmax", "log") and not y.is_floating_point() and (found := _counts(y.flatten(), out)) is not None:
+        return found
     return ok(f"labels are {told}" if len(values) <= 2 else f"labels from {min(values):g} to {max(values):g}")
+
+
+def _counts(y: torch.Tensor, out: torch.Tensor) -> Finding | None:
+    """Classes that are counted from 1, and a class that nearly all samples are of; y (N,) whole numbers."""
+    values, counts = y.unique(return_counts=True)
+    classes = out.shape[1] if out.dim() > 1 else 0
+    if classes > 2 and values.tolist() == list(range(1, classes)) and len(y) >= MANY * classes:
+        told = f"labels are 1 to {classes - 1}, outputs are {classes}: output 0 is never right"
+        return warn(told, "classes count from 0", f"labels - 1, and {classes - 1} outputs")
+    share = counts.max().item() / len(y)
+    if len(values) > 1 and share > MAJORITY and len(y) >= 2 * MANY:
+        cause = "a model that always says this class is right as often, and the loss falls although nothing is learned"
+        fix = "CrossEntropyLoss(weight=...), a WeightedRandomSampler, and balanced accuracy"
+        return warn(f"{share:.0%} of the labels are {values[counts.argmax()].item()}", cause, fix)
+    return None
 
 
 def _sees_no_pairs(p: Patient) -> bool:
@@ -57,7 +75,7 @@ def _sees_no_pairs(p: Patient) -> bool:
     out = p.seen.output.detach()
     rows = out.reshape(len(out), -1) if out.dim() else out
     n = len(p.labels)
-    if out.shape[:1] != p.labels.shape[:1] or n < 3 or p.chosen.kind == "other":
+    if out.shape[:1] != p.labels.shape[:1] or n < 3 or (p.chosen.kind == "other" and out.shape == p.labels.shape):
         return False
     apart = (rows.amax(0) - rows.amin(0)).max()
     if apart <= 1e-4 * rows.abs().max() or torch.equal(p.labels, p.labels.roll(1, 0)):
