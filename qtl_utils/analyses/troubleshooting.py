@@ -248,6 +248,7 @@ SPREAD = Measure(spread, "difference of outputs between two runs")
 MEASURES: dict[str, tuple[Measure, ...]] = {
     **dict.fromkeys(("detached", "sign", "mixed_batch", "wrong_backward", "jumping_angles"), (ACCURACY,)),
     **dict.fromkeys(("barren_plateau", "dead_start", "saturated"), (ACCURACY,)),
+    **dict.fromkeys(("blind_encoding", "shrunk_features"), (ACCURACY,)),
     **dict.fromkeys(("no_travel", "forgotten_angles"), (MOVED, ACCURACY)),
     **dict.fromkeys(("double_softmax", "bare_expectations"), (LOG_LOSS, ACCURACY)),
     **dict.fromkeys(("loop", "slow_method", "another_method"), (SECONDS,)),

@@ -495,6 +495,62 @@ def mixed_readout(broken):
     return case(make_head("A", settings, seed=0))
 
 
+@fault(
+    27, "empty_sample", "NaN from amplitude embedding of a sample without any", "finite", "optimisation", f"{FORUM}8624"
+)
+def empty_sample(broken):
+    def circuit(inputs, weights):
+        qml.AmplitudeEmbedding(inputs, wires=range(N_QUBITS), normalize=True)
+        qml.StronglyEntanglingLayers(weights, wires=range(N_QUBITS))
+        return [qml.expval(qml.PauliZ(i)) for i in range(N_QUBITS)]
+
+    pre = nn.Linear(N_FEATURES, 2**N_QUBITS)
+    nn.init.constant_(pre.bias, -0.2)
+    samples, labels = points()
+    samples[1] = 0.0
+    between = nn.ReLU() if broken else nn.Identity()
+    return case(nn.Sequential(pre, between, torch_layer(circuit), nn.Linear(N_QUBITS, 2)), (samples, labels))
+
+
+@fault(28, "blind_encoding", "the same output for every sample", "inputs_matter", "gradients", f"{FORUM}3852")
+def blind_encoding(broken):
+    def circuit(inputs, weights):
+        qml.AngleEmbedding(inputs, wires=range(N_QUBITS), rotation="Z" if broken else "Y")
+        qml.BasicEntanglerLayers(weights, wires=range(N_QUBITS))
+        return [qml.expval(qml.PauliZ(i)) for i in range(N_QUBITS)]
+
+    return case(dressed(Circuit(node(circuit))))
+
+
+@fault(29, "shrunk_features", "predictions stay in a narrow band", "encoding_range", "optimisation", f"{FORUM}4558")
+def shrunk_features(broken):
+    def circuit(inputs, weights):
+        return entangling((0.01 if broken else np.pi / 2) * inputs, weights)
+
+    return case(dressed(Circuit(node(circuit))))
+
+
+@fault(30, "lost_length", "accuracy at chance, whatever the circuit", "amplitude", "optimisation", f"{FORUM}3648")
+def lost_length(broken):
+    def circuit(inputs, weights):
+        padded = inputs if broken else torch.cat([inputs[..., :-1], torch.ones_like(inputs[..., :1])], -1)
+        qml.AmplitudeEmbedding(padded, wires=range(N_QUBITS), normalize=True)
+        qml.StronglyEntanglingLayers(weights, wires=range(N_QUBITS))
+        return [qml.expval(qml.PauliZ(i)) for i in range(N_QUBITS)]
+
+    samples, labels = points(n=16)
+    samples[:, 0] = 0.0  # which tells the classes elsewhere
+    samples = (1 + 0.05 * samples) * (1 + 2 * labels).unsqueeze(-1)
+    return case(nn.Sequential(torch_layer(circuit), nn.Linear(N_QUBITS, 2)), (samples, labels))
+
+
+@fault(31, "signed_labels", "the loss falls without end: labels -1 and 1", "labels", "evaluation")
+def signed_labels(broken):
+    samples, labels = points()
+    labels = (2.0 * labels - 1 if broken else labels.float()).unsqueeze(-1)
+    return case(dressed(Circuit(), classes=1), (samples, labels), loss=nn.BCEWithLogitsLoss())
+
+
 @fault(24, "scheduler_first", "the scheduler steps before the optimiser", "scheduler_order", "optimisation", f"{QTL}19")
 def scheduler_first(broken):
     model = head(angle_init=1.0)

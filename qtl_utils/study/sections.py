@@ -80,6 +80,7 @@ class TroubleshootingConfig(Section):
     batch_size: int = Field(8, ge=1)
     lr: Rate = 0.01
     confusion: list[str] = []  # faults and healthy models the doctor is tried on; empty: all
+    strangers: list[Literal["open", "sealed"]] = ["open", "sealed"]  # models of others that it is tried on
 
 
 Schedule = Literal["concurrent", "alternating", "two-stage"]
@@ -281,7 +282,7 @@ NOTEBOOKS: list[Notebook] = [
         TroubleshootingConfig,
         ("tables/doctor_evaluation.csv",),
         looks_at="resnet",
-        fields=(*_LENT, "first_seed", "head_seeds", "epochs", "batch_size", "lr", "confusion"),
+        fields=(*_LENT, "first_seed", "head_seeds", "epochs", "batch_size", "lr", "confusion", "strangers"),
         tables="doctor_",
     ),
     Notebook(

@@ -8,7 +8,7 @@ from torch import nn
 
 from qtl_utils.circuits.program import expand
 from qtl_utils.doctor.checks.graph import DIAGONAL
-from qtl_utils.doctor.checks.numbers import amplitudes
+from qtl_utils.doctor.checks.numbers import EMBEDDINGS, amplitudes
 from qtl_utils.doctor.findings import Finding, check, fail, listed, ok, skipped
 from qtl_utils.doctor.patient import Patient
 from qtl_utils.doctor.probe import Site
@@ -267,7 +267,7 @@ def amplitude(p: Patient) -> Finding:
     if len(labels) != len(rows) or varies < 0.05 or len(labels.unique()) < 2 or len(labels.unique()) > len(labels) // 3:
         return ok(evidence)
     by_length = _nearest_mean(norms[:, None], labels)
-    by_direction = _nearest_mean(rows / norms[:, None].clamp(min=1e-12), labels)
+    by_direction = _nearest_mean(_directions(sites[0], rows), labels)
     largest = labels.unique(return_counts=True)[1].max().item() / len(labels)
     evidence += (
         f"; the nearest class mean is right for {by_length:.0%} of samples by length, {by_direction:.0%} by direction"
@@ -278,6 +278,15 @@ def amplitude(p: Patient) -> Finding:
             evidence, cause, "encode the norm as one more feature (pad_with a constant before normalising), or angles"
         )
     return ok(evidence)
+
+
+def _directions(site: Site, rows: torch.Tensor) -> torch.Tensor:
+    """What a circuit makes amplitudes of: feature vectors (B, F) of length one, with what it pads them with."""
+    for op in site.tape().operations:
+        state = op.parameters[0] if op.name in EMBEDDINGS else None
+        if isinstance(state, torch.Tensor) and state.dim() == 2 and len(state) == len(rows):
+            return torch.view_as_real(state.detach().to(torch.complex128)).reshape(len(rows), -1).cpu()
+    return rows / rows.norm(dim=-1, keepdim=True).clamp(min=1e-12)
 
 
 def _nearest_mean(x: torch.Tensor, labels: torch.Tensor) -> float:

@@ -18,6 +18,8 @@ DRAWS = 6  # random angle settings
 ESTIMATES = ("finite-diff", "spsa")
 NOTHING = 1e-6  # a gradient that is rounding alone
 COARSE = {torch.float16, torch.bfloat16}
+FLAT_GRADIENT = 0.02  # of an output by an angle, per radian
+WIDE = 8  # qubits: gradients of random circuits of fewer are above 0.06
 COSTLY = 0.15  # of the slope of a squashing function at zero: gradients before it are seven times smaller
 SATURATED = 0.95  # of the range of a squashing function
 
@@ -151,11 +153,13 @@ def plateau(p: Patient) -> Finding:
         return ok(f"no angle changes the outputs, wherever it is; see 'dead_angles' ({spread:.0e} rad^-1)")
     two_design = f"; a random circuit of that size has about {2 ** (-site.n_qubits / 2):.3f}" if site.n_qubits else ""
     evidence = f"{qubits}: gradient {here:.1e} per angle, {spread:.1e} at angles from U[0, 2 pi]{two_design}"
-    if here > 0.02:
+    if here > FLAT_GRADIENT:
         return ok(evidence)
     if here < 0.1 * spread:
         cause = "a dead start: at these initial angles the derivative vanishes, elsewhere it does not"
         return fail(evidence, cause, "start at small random angles")
+    if 0 < site.n_qubits < WIDE:
+        return ok(f"{evidence}; with so few qubits this is no plateau")
     cause = "a barren plateau: deep, random circuits have gradients that vanish with the number of qubits"
     return fail(evidence, cause, "fewer layers or qubits, small initial angles, a cost of single qubits")
 
@@ -320,7 +324,7 @@ def dead_angles(p: Patient) -> Finding:
         return ok(f"{found}: rotations about Z before <Z> or on |0>, which the template makes inert")
     cause = "they act on wires that no measurement sees"
     fix = "measure the other wires, or entangle them with the measured ones"
-    if dead <= total / 3:  # the last layers of an ansatz behind one measured wire
+    if dead <= total / 2:  # the last layers of an ansatz behind one measured wire
         return ok(f"{found}: {cause}")
     return warn(found, cause, fix)
 

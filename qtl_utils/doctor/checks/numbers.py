@@ -10,6 +10,7 @@ from qtl_utils.doctor.patient import Patient
 from qtl_utils.doctor.probe import Site, graph_nodes
 from qtl_utils.doctor.samples import leaves
 
+EMBEDDINGS = ("AmplitudeEmbedding", "StatePrep")
 # backward functions that divide by zero or overflow, and where; the node's name begins so
 SINGULAR = {
     "Sqrt": ("a square root at 0", "add a small number under the root, or use the squared value"),
@@ -105,7 +106,7 @@ def amplitudes(site: Site) -> bool:
         tape = site.tape()
     except Exception:  # a state that is not normalised cannot even be written down
         return True
-    return tape is not None and any(op.name in ("AmplitudeEmbedding", "StatePrep") for op in tape.operations)
+    return tape is not None and any(op.name in EMBEDDINGS for op in tape.operations)
 
 
 def _first_singular(p: Patient) -> str:
