@@ -11,7 +11,7 @@ from unchanged import unchanged
 
 from qtl_utils import __main__ as cli
 from qtl_utils.doctor import diagnose, repair
-from qtl_utils.doctor.faults import Circuit, adam, case, dressed, head, points
+from qtl_utils.doctor.faults import Circuit, adam, case, dressed, head, points, torch_connector
 from qtl_utils.doctor.losses import kind_of
 from qtl_utils.doctor.samples import Nested, read_made
 
@@ -367,3 +367,10 @@ def test_angles_are_judged_as_they_arrive_at_the_gates(factor, word):
     torch.manual_seed(0)
     found = diagnose(spread(factor), (X, Y), checks=["encoding_range"])[0]
     assert found.verdict == ("fail" if word else "ok") and word in found.cause, found
+
+
+def test_a_qiskit_network_that_shifts_every_angle_of_many_samples_is_warned_of():
+    model = dressed(torch_connector())
+    assert diagnose(model, points(n=4), checks=["method"]).failed == []
+    (found,) = diagnose(model, points(n=200), checks=["method"])
+    assert found.verdict == "warn" and "2,400 circuits a step" in found.evidence

@@ -22,6 +22,7 @@ from qtl_utils.doctor.samples import call, leaves, picked
 REPEATS = 12  # of a sampled gradient: with few of them a ratio below 1 can pass for one above it
 SHIFTS = ("parameter-shift", "finite-diff", "spsa", "hadamard")  # methods that run the circuit anew
 MANY = 16  # samples, or times as many executions: less is no matter
+MANY_CIRCUITS = 2_000  # in a step
 SMALL = 10  # qubits: with more, a batch of states does not fit the cache
 REVERSE = ("backprop", "adjoint")  # methods whose cost does not grow with the number of angles
 
@@ -74,6 +75,8 @@ def _inputs_of(site: Site) -> list[torch.Tensor]:
 def method(p: Patient) -> Finding:
     sites = [s for s in p.seen.sites if s.node is not None]
     if not sites:
+        if found := _shifted_network(p):
+            return found
         kinds = [f"{s.name}: {s.method or 'by its own rule'}" for s in p.seen.sites]
         return ok(listed(kinds)) if kinds else skipped("the model has no circuit")
     site = sites[0]
@@ -92,6 +95,23 @@ def method(p: Patient) -> Finding:
         cause = f"'best' means '{used}' on this device and with these measurements"
         return warn(evidence, cause, "name the method; without shots 'backprop' or 'adjoint' are the fast ones")
     return ok(evidence)
+
+
+def _shifted_network(p: Patient) -> Finding | None:
+    """A Qiskit network whose gradient takes two circuits for every parameter and sample, on a simulator."""
+    for site in p.seen.sites:
+        network = getattr(site.module, "neural_network", None)
+        rule = type(getattr(network, "gradient", None)).__name__
+        if not rule.startswith("ParamShift") or site.shots:
+            continue
+        angles = network.num_weights + network.num_inputs * network.input_gradients
+        circuits = 2 * angles * len(p.images)
+        if circuits >= MANY_CIRCUITS:
+            evidence = f"'{site.name}': {circuits:,} circuits a step, for {angles} parameters and {len(p.images)} samples"
+            cause = f"{rule} runs two circuits for every parameter and sample"
+            fix = "gradient=ReverseEstimatorGradient() on a simulator, or the same circuit in a batched simulator"
+            return warn(evidence, cause, fix)
+    return None
 
 
 def _sample_by_sample(p: Patient, site: Site) -> Finding | None:
