@@ -15,7 +15,6 @@ from qtl_utils.doctor import faults, findings
 from qtl_utils.doctor.diagnosis import diagnose
 from qtl_utils.doctor.faults import FAULTS, HEALTHY, Circuit, case, dressed, head, node, points
 from qtl_utils.doctor.findings import CHECKS, Check, fail, ok
-from qtl_utils.doctor.messages import explain
 
 SLOW = {"slow_method", "another_method", "device_seed", "TorchConnector", "A-joint", "B", "ResNet18"}
 
@@ -366,27 +365,6 @@ def test_a_batch_of_another_kind_is_refused(batch):
 def test_an_unknown_check_is_refused_with_a_suggestion():
     with pytest.raises(ValueError, match="dead_angles"):
         diagnose(head(), points(), checks=["dead_angle"])
-
-
-MESSAGES = {
-    "AttributeError: 'list' object has no attribute 'float'": "stack",
-    "RuntimeError: mat1 and mat2 must have the same dtype, but got Double and Float": "x.dtype",
-    "RuntimeError: Expected all tensors to be on the same device, but found at least two devices": "to(device)",
-    "PicklingError: Can't pickle <function c>: it's not the same object": "state_dict",
-    "RuntimeError: element 0 of tensors does not require grad and does not have a grad_fn": "torch.stack",
-    "RuntimeError: Can't call numpy() on Tensor that requires grad. Use tensor.detach().numpy() instead.": "torch's",
-    "ValueError: Expected more than 1 value per channel when training": "last batch",
-}
-
-
-@pytest.mark.parametrize("message", MESSAGES)
-def test_known_messages_are_explained(message):
-    name, _, text = message.partition(": ")
-    assert MESSAGES[message] in explain(type(name, (Exception,), {})(text)).fix
-
-
-def test_an_unknown_message_is_told_as_it_is():
-    assert "xyzzy" in explain(KeyError("xyzzy")).evidence and "not one the doctor knows" in explain(KeyError("x")).cause
 
 
 def test_a_zero_head_is_no_fault_but_a_dead_relu_is():

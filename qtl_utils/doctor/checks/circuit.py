@@ -107,7 +107,7 @@ def _shifted_network(p: Patient) -> Finding | None:
         angles = network.num_weights + network.num_inputs * network.input_gradients
         circuits = 2 * angles * len(p.images)
         if circuits >= MANY_CIRCUITS:
-            evidence = f"'{site.name}': {circuits:,} circuits a step, for {angles} parameters and {len(p.images)} samples"
+            evidence = f"{circuits:,} circuits a step, for {angles} parameters and {len(p.images)} samples"
             cause = f"{rule} runs two circuits for every parameter and sample"
             fix = "gradient=ReverseEstimatorGradient() on a simulator, or the same circuit in a batched simulator"
             return warn(evidence, cause, fix)
