@@ -362,7 +362,7 @@ def spread(factor):
     return nn.Sequential(model[0], *list(model[2:]))
 
 
-@pytest.mark.parametrize(("factor", "word"), [(1e-3, "shrunk"), (1.0, ""), (40.0, "go round the circle")])
+@pytest.mark.parametrize(("factor", "word"), [(1e-3, "shrunk"), (1.0, ""), (40.0, "wrap around the circle")])
 def test_angles_are_judged_as_they_arrive_at_the_gates(factor, word):
     torch.manual_seed(0)
     found = diagnose(spread(factor), (X, Y), checks=["encoding_range"])[0]

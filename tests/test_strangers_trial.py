@@ -74,3 +74,10 @@ def test_a_summary_counts_every_outcome():
 def test_a_sealed_case_is_read_as_a_users_make_is():
     told = strangers._arguments((nn.Linear(2, 2), "batch", {"epochs": 3}))
     assert told["epochs"] == 3 and told["batch"] == "batch"
+
+
+def test_what_was_said_at_the_opening_is_kept():
+    rows = strangers.first_opening()
+    assert set(rows["model"]) == set(sealed_strangers.FAULTS) | set(sealed_strangers.HEALTHY)
+    (said,) = strangers.sentences(rows)
+    assert "when they were opened: the cause is named in 13 of 24" in said

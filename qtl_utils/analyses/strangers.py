@@ -10,6 +10,7 @@ import re
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import pandas as pd
 
@@ -20,8 +21,11 @@ from qtl_utils.doctor.samples import read_made
 from qtl_utils.doctor.sealed_strangers import FAULTS, HEALTHY
 from qtl_utils.doctor.strangers import STRANGERS, STRANGERS_HEALTHY
 from qtl_utils.results import stats
+from qtl_utils.study import paths
 
-PARTS = {"open": "used while the doctor was built", "sealed": "sealed until it was built"}
+PARTS = {"open": "used while the doctor was built", "sealed": "sealed until it was built, as it is today"}
+NAMES = PARTS | {"first": "sealed until it was built, when they were opened"}
+FIRST = Path("results", "reference", "doctor", "sealed_first.csv")  # what it said of these when they were opened, once
 OUTCOMES = ("named", "misled", "missed", "quiet", "accused", "warned")
 BUDGET = 60.0  # seconds a model
 OPTIONS = ("loss", "optimizer", "scheduler", "scaler", "history", "data", "epochs", "memory_limit")
@@ -99,7 +103,7 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def sentences(rows: pd.DataFrame) -> list[str]:
-    """The trial in words, a sentence a part."""
+    """The trial in words, a sentence a part; rows of `trial` or `first_opening`."""
     told = []
     table = summary(rows).set_index(["part", "outcome"])
     for part in dict.fromkeys(rows["part"]):
@@ -107,11 +111,16 @@ def sentences(rows: pd.DataFrame) -> list[str]:
         interval = f"[{100 * named['low']:.0f}, {100 * named['high']:.0f}] %"
         wrong = f"misled in {table.loc[(part, 'misled'), 'k']:.0f}, silent in {table.loc[(part, 'missed'), 'k']:.0f}"
         told.append(
-            f"Models {PARTS[part]}: the cause is named in {named['k']:.0f} of {named['n']:.0f} ({interval}), {wrong}; "
+            f"Models {NAMES[part]}: the cause is named in {named['k']:.0f} of {named['n']:.0f} ({interval}), {wrong}; "
             f"of {accused['n']:.0f} healthy ones {accused['k']:.0f} are accused and "
             f"{table.loc[(part, 'warned'), 'k']:.0f} warned of."
         )
     return told
+
+
+def first_opening() -> pd.DataFrame:
+    """What the doctor said of the sealed models on the day they were opened; kinds that it missed were mended since."""
+    return pd.read_csv(paths.PROJECT / FIRST, keep_default_na=False).assign(part="first")
 
 
 def seconds(rows: pd.DataFrame) -> str:

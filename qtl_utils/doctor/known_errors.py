@@ -10,6 +10,7 @@ PLACES = {
     "torch.compile": r"torch\._(dynamo|inductor|functorch)\.",
     "a TorchLayer": r"pennylane\.qnn\.torch\.",
     "the gradient of a circuit": r"(pennylane|qiskit\w*)\.(gradients|workflow\.(jacobian_products|interfaces))\.",
+    "a template": r"pennylane\.templates\.",
     "a circuit": rf"{CIRCUIT_LIBRARIES}[._]",
     "a loss": r"torch\.nn\.(modules\.loss|functional\.\w*(loss|cross_entropy|kl_div))\b",
 }
@@ -378,6 +379,30 @@ DERIVATIVES = (
         "simulators#adjoint",
     ),
     KnownError(
+        "cannot be calculated with diff_method=None",
+        "the QNode was made with diff_method=None, which switches differentiation off",
+        "diff_method='best', 'backprop' or 'adjoint'; torch.no_grad() around the model where none is wanted",
+        "simulators#method",
+    ),
+    KnownError(
+        "does not provide a native method for computing the jacobian",
+        "diff_method='device' asks the simulator for a gradient of its own, and it has none",
+        "diff_method='backprop' or 'adjoint', or 'best'",
+        "simulators#method",
+    ),
+    KnownError(
+        "Grad only applies to real scalar-output",
+        "a gradient is asked of something that is no single real number: a state, a density matrix or several outputs",
+        "return one expectation value, or qml.jacobian; in torch a loss that is one number",
+        "gradients#none",
+    ),
+    KnownError(
+        r"ExecuteTapesBackward returned an invalid gradient",
+        "a circuit has no gradient by the state it begins in: adjoint gives none by embedded amplitudes",
+        "diff_method='backprop' behind a trainable layer, or features that need no gradient: x.detach()",
+        "simulators#adjoint",
+    ),
+    KnownError(
         "Differentiation method .* not recognized|[Uu]nknown diff_method",
         "the differentiation method has another name or went with an old version",
         "diff_method='best', 'backprop', 'adjoint' or 'parameter-shift'",
@@ -406,6 +431,13 @@ DERIVATIVES = (
         "leave one parameter trainable (requires_grad=True), or with torch.no_grad(): around the circuit",
         "gradients#none",
         frames="the gradient of a circuit",
+    ),
+    KnownError(
+        "IndexError: tuple index out of range",
+        "the weights have fewer dimensions than the template takes: StronglyEntanglingLayers wants (layers, wires, 3)",
+        'weight_shapes = {"weights": qml.StronglyEntanglingLayers.shape(n_layers=..., n_wires=...)}, of your template',
+        "gradients#batch",
+        frames="a template",
     ),
     KnownError(
         "IndexError: tuple index out of range",

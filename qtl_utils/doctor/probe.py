@@ -22,6 +22,8 @@ from qtl_utils.doctor.samples import Samples, call, leaves
 SQUASHES = {"tanh": 1.0, "sigmoid": 0.5, "atan": torch.pi / 2, "arctan": torch.pi / 2}  # and half of their range
 FLAT = {"sign", "sgn", "round", "floor", "ceil", "trunc", "heaviside"}  # their derivative is zero
 CUTS = {"item", "__float__", "__int__", "tolist", "numpy", "__array__", "detach", "argmax", "tensor", "as_tensor"}
+DRAWS = {"dropout", "dropout1d", "dropout2d", "alpha_dropout", "rand", "randn", "rand_like", "randn_like", "normal"}
+DRAWS |= {"bernoulli", "normal_", "uniform_", "bernoulli_", "randint", "randperm", "multinomial", "poisson"}
 CUTS |= {"gt", "lt", "ge", "le", "int", "long", "bool", "__bool__"}
 MODELS = ("faults.py", "strangers.py", "sealed_strangers.py")  # of this package, but written as a user would
 OWN = [str(path) for path in Path(__file__).parent.rglob("*.py") if path.name not in MODELS]
@@ -139,6 +141,7 @@ class Observation:
     dtypes: list[tuple[str, torch.dtype, torch.dtype]] = field(default_factory=list)  # module, dtype in, dtype out
     generators: list[tuple[np.random.Generator, dict]] = field(default_factory=list)
     nested: list[str] = field(default_factory=list)  # QNodes that were called inside of another one
+    draws: list[tuple[str, str]] = field(default_factory=list)  # functions that drew random numbers, and where
     derivatives: int = 0  # how often the forward pass itself differentiated
     broken: tuple[str, list[int]] | None = None  # the first module whose output is not finite, and of which samples
 
@@ -147,7 +150,11 @@ def observe(model: nn.Module, images: Samples) -> Observation:
     """Runs the model once on the samples and watches; `output` is whatever it returns."""
     watch = _Watch(model)
     with watch.hooks(), _nodes(watch), _derivatives(watch), watch:
-        watch.found.output = call(model, images)
+        try:
+            watch.found.output = call(model, images)
+        except Exception as error:
+            error.observed = watch.found  # what was seen until then
+            raise
     return watch.found
 
 
@@ -185,6 +192,8 @@ class _Watch(TorchFunctionMode):
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
         watched = name in FLAT or name in CUTS or (name in SQUASHES and not self.inside)
+        if name in DRAWS and not self.inside and _is_called_by_user():
+            self.found.draws.append((name, caller()))
         blind = self.with_gradient and not torch.is_grad_enabled() and not self.inside
         wanted = (watched or blind) and _wants_gradient(args) and (not self.inside or _is_called_by_user())
         out = func(*args, **kwargs)
@@ -192,11 +201,11 @@ class _Watch(TorchFunctionMode):
             return out
         if blind:
             if not watched and isinstance(out, torch.Tensor) and out.is_floating_point():
-                self.found.stops.append(("torch.no_grad()", _caller()))
+                self.found.stops.append(("torch.no_grad()", caller()))
         elif name in SQUASHES:
             self.found.squashes.append((name, out.detach(), ""))
         elif not (name == "as_tensor" and isinstance(args[0], torch.Tensor)):
-            self.found.stops.append((name, _caller()))
+            self.found.stops.append((name, caller()))
         return out
 
     # ---- modules
@@ -287,7 +296,7 @@ def _is_called_by_user() -> bool:
     return frame is not None and not frame.f_code.co_filename.startswith(LIBRARIES)
 
 
-def _caller() -> str:
+def caller() -> str:
     """The line of the user's code that is running."""
     for frame in reversed(traceback.extract_stack()):
         if not frame.filename.startswith(LIBRARIES):

@@ -194,7 +194,7 @@ def _cost(node, args, kwargs) -> tuple[int, float]:
 
 
 def _node_step(node, args, kwargs) -> None:
-    fresh = lambda v: v.detach().requires_grad_() if isinstance(v, torch.Tensor) else v  # noqa: E731
+    fresh = lambda v: v.detach().requires_grad_(v.requires_grad) if isinstance(v, torch.Tensor) else v  # noqa: E731
     args = [fresh(v) for v in args]
     kwargs = {k: fresh(v) for k, v in kwargs.items()}
     out = node(*args, **kwargs)
@@ -285,6 +285,11 @@ def reproducible(p: Patient) -> Finding:
             return ok("two passes are equal; a function that makes the model instead of the model tells more")
         if p.shots:
             return skipped("the circuit samples shots; a function that makes the model tells which seed fixes them")
+        if p.seen.draws:
+            name, where = p.seen.draws[0]
+            cause = f"{name} draws random numbers in eval mode too: {where}"
+            fix = "training=self.training for F.dropout, nn.Dropout; draw noise only if self.training"
+            return warn("two passes in eval mode differ", cause, fix)
         cause = "something draws random numbers in eval mode"
         return warn("two passes in eval mode differ", cause, "seed it, or draw only if self.training")
     sources = {"torch": torch.manual_seed, "NumPy": np.random.seed, "Python": random.seed}

@@ -9,15 +9,18 @@ from torch import nn
 from qtl_utils.circuits.program import expand
 from qtl_utils.doctor.checks.graph import DIAGONAL
 from qtl_utils.doctor.checks.numbers import EMBEDDINGS, amplitudes
-from qtl_utils.doctor.findings import Finding, check, fail, listed, ok, skipped
+from qtl_utils.doctor.findings import Finding, check, fail, listed, ok, skipped, warn
 from qtl_utils.doctor.patient import Patient
 from qtl_utils.doctor.probe import Site
 from qtl_utils.doctor.samples import call, flattened, leaves
 
 CONSTANT = 1e-5  # of the outputs' own size: what differs by less over samples does not differ
+NOTHING = 1e-6  # radians: then samples are alike before they reach the circuit
 NARROW = 0.05  # radians, standard deviation over samples of an encoded angle
 NARROW_TRAINED = 0.01  # where a layer before the circuit can widen it
 WIDE = 2 * math.pi  # radians: then samples lie in several turns
+SAME_STATE = 0.995  # fidelity of the two samples that are furthest apart
+USELESS = 0.5  # of the numbers of a sample
 TELLING = 0.9  # accuracy of a norm that tells the classes
 BLIND = 0.2  # and how much better than the largest class directions may be that do not
 
@@ -40,7 +43,7 @@ def inputs_matter(p: Patient) -> Finding:
         return skipped("no two passes are equal; see 'reproducible'")
     apart = _apart(out)
     if apart > CONSTANT:
-        return ok(f"outputs differ over samples by {apart:.1e} of their size")
+        return _partly(p) or ok(f"outputs differ over samples by {apart:.1e} of their size")
     evidence = f"outputs are the same for all {len(out)} samples (to {apart:.0e} of their size)"
     for told, changed in (("after the first steps", _some_steps), ("at other angles", _other_angles)):
         with p.kept():
@@ -58,6 +61,41 @@ def inputs_matter(p: Patient) -> Finding:
         cause = f"'{module}' ({kind}) is where samples become alike"
         return fail(evidence, cause, "look at what goes into it: saturated, multiplied by 0, or rounded")
     return fail(evidence, "forward does not use its input, or multiplies it by 0", "trace the input through forward")
+
+
+def _partly(p: Patient) -> Finding | None:
+    """Outputs of an earlier batch that are handed out again, and inputs that no output depends on."""
+    turned = p.images[list(range(len(p.labels) - 1, -1, -1))]
+    first = p.run().detach()
+    if torch.equal(first, p.run(turned, afresh=False).detach()) and not torch.equal(first, p.run(turned).detach()):
+        evidence = "a second batch gets the outputs of the first one"
+        cause = "forward keeps what it computed in its first call and hands it out again"
+        return fail(evidence, cause, "compute it anew in every call; cache what does not depend on inputs or weights")
+    blind = _unread(p)
+    if blind is not None and blind.double().mean() > USELESS:
+        evidence = f"no output depends on {int(blind.sum())} of the {blind.numel()} numbers of a sample"
+        cause = "a part of the input is left out, or of a feature map that stays zero: an index, a stride, a slice"
+        return warn(evidence, cause, "look at the indices in forward; print which positions are written")
+    return None
+
+
+def _unread(p: Patient) -> torch.Tensor | None:
+    """Which numbers of a sample have no influence on any output, of those that differ over samples; None: unknown."""
+    if not isinstance(p.images, torch.Tensor) or not p.images.is_floating_point():
+        return None
+    x = p.images.detach().clone().requires_grad_()
+    out = p.run(x)
+    if not out.requires_grad:
+        return None
+    seen = torch.zeros(x.shape[1:], dtype=torch.bool, device=x.device)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(2):
+        weights = torch.randn(out.shape, generator=generator).to(out)
+        (g,) = torch.autograd.grad((out * weights).sum(), x, retain_graph=True, allow_unused=True)
+        if g is None:  # it leaves the graph, and may matter
+            return None
+        seen |= (g != 0).any(0)
+    return ~seen[(x.detach().amax(0) - x.detach().amin(0)) > 0]
 
 
 def _some_steps(p: Patient) -> None:
@@ -201,6 +239,8 @@ def encoding_range(p: Patient) -> Finding:
     name = min(spreads, key=lambda n: spreads[n][0].max())
     widest = spreads[name][0].max().item()
     evidence = f"angles of the encoding gates of '{name}' spread by at most {widest:.3g} rad over samples"
+    if widest < NOTHING:
+        return ok(f"{evidence}: see 'inputs_matter'")
     if widest < (NARROW_TRAINED if _can_widen(p, spreads[name][1]) else NARROW):
         cause = "the features are shrunk before they are encoded: all samples are almost the same state"
         return fail(evidence, cause, "scale them to a range of order pi, or by a trainable factor")
@@ -208,7 +248,7 @@ def encoding_range(p: Patient) -> Finding:
     widest = spreads[name][0].max().item()
     if widest > WIDE:
         evidence = f"angles of the encoding gates of '{name}' spread by {widest:.3g} rad over samples"
-        cause = f"they go round the circle: samples {2 * math.pi:.3g} rad apart are the same state"
+        cause = f"they wrap around the circle many times: samples {2 * math.pi:.3g} rad apart are the same state"
         return fail(
             evidence, cause, "scale the features to a range of order pi: standardise, min-max, or tanh times pi / 2"
         )
@@ -263,11 +303,17 @@ def amplitude(p: Patient) -> Finding:
     norms = rows.norm(dim=-1)
     varies = (norms.std() / norms.mean()).item() if len(norms) > 1 and norms.mean() else 0.0
     evidence = f"lengths of the feature vectors vary by {varies:.0%}; amplitudes keep their directions only"
+    states = _directions(sites[0], rows)
+    alike = (states @ states.T).square().min().item()
+    if alike > SAME_STATE:
+        cause = "the features share a large offset, so that after normalising all samples are almost one state"
+        evidence = f"any two samples have amplitudes with a fidelity of {alike:.4f} or more"
+        return fail(evidence, cause, "subtract the mean of every feature (StandardScaler) before the embedding")
     labels = p.labels.flatten()
     if len(labels) != len(rows) or varies < 0.05 or len(labels.unique()) < 2 or len(labels.unique()) > len(labels) // 3:
         return ok(evidence)
     by_length = _nearest_mean(norms[:, None], labels)
-    by_direction = _nearest_mean(_directions(sites[0], rows), labels)
+    by_direction = _nearest_mean(states, labels)
     largest = labels.unique(return_counts=True)[1].max().item() / len(labels)
     evidence += (
         f"; the nearest class mean is right for {by_length:.0%} of samples by length, {by_direction:.0%} by direction"

@@ -9,7 +9,7 @@ from qtl_utils.circuits.program import expand
 from qtl_utils.doctor.findings import Finding, check, fail, listed, ok, skipped, warn
 from qtl_utils.doctor.messages import explain, short
 from qtl_utils.doctor.patient import FEW, Patient, alike, norm
-from qtl_utils.doctor.probe import CUTS, SQUASHES, Site, graph_nodes, used_method
+from qtl_utils.doctor.probe import CUTS, SQUASHES, Observation, Site, graph_nodes, used_method
 from qtl_utils.doctor.samples import leaves
 from qtl_utils.models.pieces import Pieces
 
@@ -53,7 +53,11 @@ def devices(p: Patient) -> Finding:
 )
 def forward(p: Patient) -> Finding:
     if p.error is not None:
-        return explain(p.error)
+        found = explain(p.error)
+        observed = getattr(p.error, "observed", None)
+        if observed is not None and (told := _second_derivative(observed)):
+            return fail(f"{found.evidence}; forward differentiates the circuit", *told)
+        return found
     shapes = tuple(p.seen.output.shape), tuple(p.labels.shape)
     if p.seen.output.is_complex():
         cause = "a state is complex; layers and losses are real"
@@ -177,7 +181,7 @@ def _rms(gradients: list[list]) -> float:
     "gradient_reaches",
     "gradients of all parameters",
     section="gradients#none",
-    explained_by=("differentiable", "saturation", "plateau", "inputs_matter"),
+    explained_by=("differentiable", "saturation", "labels", "plateau", "inputs_matter"),
 )
 def gradient_reaches(p: Patient) -> Finding:
     if not p.trainable:
@@ -222,7 +226,10 @@ def _without_gradient(p: Patient, names: list[str]) -> Finding:
             f"{evidence}, and outputs stay when they change", "they take no part in the output", "use them in forward"
         )
     evidence = f"no gradient for {listed(moving)}, although outputs move when they change"
-    if found := _second_derivative(p):
+    if _loss_cuts(p, moving):
+        cause = "the graph ends in the loss: it makes new tensors of the outputs (torch.tensor, .item(), NumPy, argmax)"
+        return fail(f"{evidence}; of the outputs alone there is one", cause, "a loss of torch functions on the outputs")
+    if found := _second_derivative(p.seen):
         return fail(f"{evidence}; forward differentiates the circuit", *found)
     sampled = [s for s in p.seen.sites if s.outputs and not s.output.is_floating_point()]
     if sampled or any(_returns_samples(s) for s in p.seen.sites):
@@ -234,12 +241,24 @@ def _without_gradient(p: Patient, names: list[str]) -> Finding:
     return fail(evidence, cause, "torch.stack and torch functions all the way, outside of torch.no_grad()")
 
 
-def _second_derivative(p: Patient) -> tuple[str, str] | None:
+def _loss_cuts(p: Patient, names: list[str]) -> bool:
+    """Whether the outputs have a gradient by these parameters and the loss has none."""
+    out = p.run()
+    if not out.requires_grad:
+        return False
+    grads = torch.autograd.grad(out.sum(), [p.trainable[name] for name in names], allow_unused=True)
+    return all(g is not None for g in grads)
+
+
+def _second_derivative(seen: Observation) -> tuple[str, str] | None:
     """Cause and fix, where the forward pass differentiates a circuit whose derivative is a constant for autograd."""
-    once = [s for s in p.seen.sites if s.node is not None and s.node.execute_kwargs.get("max_diff", 1) == 1]
+    once = [s for s in seen.sites if s.node is not None and s.node.execute_kwargs.get("max_diff", 1) == 1]
     method = used_method(once[0]) if once else ""
-    if not p.seen.derivatives or not once or method == "backprop":
+    if not seen.derivatives or not once or method == "backprop":
         return None
+    if method == "adjoint":
+        cause = "adjoint differentiation has first derivatives only: there is no second derivative of the circuit"
+        return cause, "diff_method='backprop', or parameter-shift with max_diff=2"
     cause = f"'{method}' with max_diff=1 has no second derivative: the first one counts as a constant"
     return cause, "diff_method='backprop', or max_diff=2 with parameter-shift"
 
@@ -518,7 +537,7 @@ def gradient_correct(p: Patient) -> Finding:
         return ok(f"relative error at most {errors[worst]:.0e} in {listed(errors)}, against {precision} differences")
     methods = [s.method for s in p.seen.sites if s.method in ESTIMATES]
     evidence = f"the gradient of {worst} is off by {errors[worst]:.0%} of itself"
-    if not methods and (told := _second_derivative(p)):
+    if not methods and (told := _second_derivative(p.seen)):
         return fail(f"{evidence}; forward differentiates the circuit", *told)
     if methods:
         cause = f"'{methods[0]}' estimates the gradient, and its default step suits neither float32 nor one step alone"

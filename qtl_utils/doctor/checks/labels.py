@@ -26,6 +26,10 @@ def labels(p: Patient) -> Finding:
         return skipped("no two passes are equal; see 'reproducible'")
     values = sorted(y.double().unique().tolist())
     told = " and ".join(f"{v:g}" for v in values[:2])
+    if p.chosen.kind == "softmax" and out.dim() == 2 and out.shape[1] == 1:
+        cause = "cross-entropy of a single output: its softmax is always 1, whatever the output"
+        fix = "BCEWithLogitsLoss with labels.float(), or one output per class"
+        return fail(f"outputs {tuple(out.shape)}: one a sample", cause, fix)
     if _sees_no_pairs(p):
         shapes = f"outputs {tuple(out.shape)}, labels {tuple(y.shape)}"
         cause = "the loss compares every output with every label instead of its own, or with none"

@@ -3,13 +3,18 @@
 from collections.abc import Callable
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from qtl_utils.doctor.findings import Finding, check, fail, listed, ok, skipped
 from qtl_utils.doctor.losses import KINDS, name_of
 from qtl_utils.doctor.patient import Patient
-from qtl_utils.doctor.probe import Site, graph_nodes
+from qtl_utils.doctor.probe import Site, caller, graph_nodes
 from qtl_utils.doctor.samples import leaves
 
+# torch functions that are not defined everywhere -> the name of their backward function in SINGULAR, in small letters
+DOMAINS = {"arcsin": "asin", "asin": "asin", "arccos": "acos", "acos": "acos", "atanh": "atanh", "arctanh": "atanh"}
+DOMAINS |= {"sqrt": "sqrt", "rsqrt": "rsqrt", "log": "log", "log2": "log", "log10": "log", "log1p": "log", "pow": "pow"}
+DOMAINS |= {"div": "div", "truediv": "div", "true_divide": "div", "rtruediv": "div", "reciprocal": "reciprocal"}
 EMBEDDINGS = ("AmplitudeEmbedding", "StatePrep")
 # backward functions that divide by zero or overflow, and where; the node's name begins so
 SINGULAR = {
@@ -21,8 +26,8 @@ SINGULAR = {
     "Log": ("a logarithm at 0", "torch.log(p + 1e-12), or log_softmax in place of softmax and log"),
     "Div": ("a division by 0", "add a small number to the divisor"),
     "Reciprocal": ("a division by 0", "add a small number to the divisor"),
-    "Acos": ("an arc cosine at -1 or 1", "clamp its argument to (-1 + 1e-6, 1 - 1e-6)"),
-    "Asin": ("an arc sine at -1 or 1", "clamp its argument to (-1 + 1e-6, 1 - 1e-6)"),
+    "Acos": ("an arc cosine at -1 or 1, or beyond", "clamp its argument to (-1 + 1e-6, 1 - 1e-6)"),
+    "Asin": ("an arc sine at -1 or 1, or beyond", "clamp its argument to (-1 + 1e-6, 1 - 1e-6)"),
     "Atanh": ("an inverse hyperbolic tangent at -1 or 1", "clamp its argument to (-1 + 1e-6, 1 - 1e-6)"),
     "Atan2": ("an angle of a vector that is zero", "add a small number to one of its arguments"),
     "Angle": ("the phase of an amplitude that is zero", "use probabilities, or expectation values of X and Y"),
@@ -83,13 +88,42 @@ def _broken_output(p: Patient, name: str, rows: list[int]) -> Finding:
             cause = f"amplitude embedding divides by a norm of zero: {_samples(empty)} reach the circuit all zero"
             fix = "no ReLU before it, or one more constant feature; drop samples that are empty"
             return fail(evidence, cause, fix)
-    before = _feeds(p, name)
-    cause = "what comes in is finite: a logarithm, a root, a division or an overflow inside of it" if before else ""
-    return fail(evidence, cause or "numbers that are too large, or a division by zero", "scale what goes into it")
+    function, where = _first_function(p)
+    if function:
+        at, fix = next(
+            (told for key, told in SINGULAR.items() if key.lower() == DOMAINS.get(function, function)), ("", "")
+        )
+        outside = " (or outside of where it is defined)" if function in DOMAINS else ""
+        return fail(f"{evidence}, out of {where}", f"{at or function}{outside}", fix or "scale what goes into it")
+    cause = "a logarithm, a root, a division or an overflow inside of it"
+    return fail(evidence, cause, "scale what goes into it")
 
 
-def _feeds(p: Patient, name: str) -> bool:
-    return any(module == name for module, *_ in p.seen.dtypes)
+class _Watcher(TorchFunctionMode):
+    """Remembers the first torch function that makes a number which is not finite out of finite ones."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = ("", "")
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        made = isinstance(out, torch.Tensor) and out.is_floating_point()
+        if made and not self.found[0] and not torch.isfinite(out).all() and not _bad(args):
+            self.found = getattr(func, "__name__", "").strip("_"), caller()
+        return out
+
+
+def _bad(args) -> bool:
+    return any(not torch.isfinite(t).all() for t in leaves(list(args)) if t.is_floating_point())
+
+
+def _first_function(p: Patient) -> tuple[str, str]:
+    """The function that makes the first number that is not finite, and the line that calls it; '' for none."""
+    watcher = _Watcher()
+    with watcher, torch.no_grad():
+        p.run()
+    return watcher.found
 
 
 def _without_norm(site: Site) -> list[int]:

@@ -208,22 +208,23 @@ def stuck_loss(p: Patient) -> Finding:
         return ok(evidence)
     if p.trained:
         return skipped("the model is trained already; a history with 'train_loss' tells more")
-    before, after = _short_training(p)
-    evidence = f"20 steps of Adam on one batch: loss {before:.3f} to {after:.3f}{told}"
-    if after > before - 0.02 * abs(before) and not before < 0.2 * chance:
+    steps = 20
+    before, after = _short_training(p, steps)
+    best = _best_constant(p)
+    stays = after > before - 0.02 * abs(before) and not before < 0.2 * chance
+    if (stays or after > NO_MORE * best > 0) and p.step_seconds * LONG < PATIENCE:
+        steps = LONG
+        before, after = _short_training(p, steps)
+        stays = after > before - 0.02 * abs(before) and not before < 0.2 * chance
+    evidence = f"{steps} steps of Adam on one batch: loss {before:.3f} to {after:.3f}{told}"
+    if stays:
         cause = "the model cannot even learn one batch by heart"
         return fail(evidence, cause, "look at the gradients layer by layer; check the scale of features and weights")
-    best = _best_constant(p)
-    if not best or after < NO_MORE * best or p.step_seconds * LONG > PATIENCE:
-        return ok(evidence)
-    _, after = _short_training(p, LONG)
-    evidence = (
-        f"{LONG} steps of Adam on one batch: loss {before:.3f} to {after:.3f}, the best constant prediction {best:.3f}"
-    )
-    if after < NO_MORE * best:
+    if steps < LONG or not best or after < NO_MORE * best:
         return ok(evidence)
     cause = "it learns no more than how frequent the labels are: the outputs hardly depend on the inputs"
-    return fail(evidence, cause, "look at how features are encoded: their scale, and what reaches the measured wires")
+    fix = "look at how features are encoded: their scale, and what reaches the measured wires"
+    return fail(f"{evidence}; the best constant prediction has {best:.3f}", cause, fix)
 
 
 def _best_constant(p: Patient) -> float:
@@ -256,7 +257,7 @@ def _chance(p: Patient) -> tuple[float, str]:
     return math.log(classes), f", ln({classes}) = {math.log(classes):.3f}"
 
 
-def _short_training(p: Patient, steps: int = 20) -> tuple[float, float]:
+def _short_training(p: Patient, steps: int) -> tuple[float, float]:
     with p.kept():
         _as_for_training(p)
         own = torch.optim.Adam(p.trainable.values(), lr=0.02)
