@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/trial_repair.py --out DIR [--seeds 5] [--minutes 0.4]
 
 Writes trials.csv (a row per fault and seed), recovered.csv (a row per fault, then all together) and healthy.csv. Takes
-about 40 minutes on two cores. `qtl_utils.analyses.repairs` says what is measured.
+about ten minutes on one core. `qtl_utils.analyses.repairs` says what is measured.
 """
 
 import argparse
