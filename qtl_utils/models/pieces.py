@@ -62,6 +62,10 @@ class Pieces(TorchDispatchMode):
         self.given = given
         self.found = []
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # torch.compile is never asked for here, and importing it takes a second
+
     def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
         keywords = keywords or {}
         packet = function.overloadpacket

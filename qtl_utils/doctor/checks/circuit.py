@@ -15,7 +15,7 @@ from qtl_utils.circuits.program import expand
 from qtl_utils.circuits.simulators import METHODS, Counts
 from qtl_utils.doctor.findings import Finding, check, fail, listed, ok, skipped, warn
 from qtl_utils.doctor.messages import short
-from qtl_utils.doctor.patient import Patient, alike
+from qtl_utils.doctor.patient import FEW, Patient, alike
 from qtl_utils.doctor.probe import Site, replaced_input, saved_by_circuits, used_method
 from qtl_utils.doctor.samples import call, leaves, picked
 
@@ -168,9 +168,10 @@ def where_time_goes(p: Patient) -> Finding:
     if not sites:
         return ok(f"a step takes {p.step_seconds:.3f} s; there is no other PennyLane method to compare with")
     site = sites[0]
-    args, kwargs = site.arguments
+    whole = _least_seconds(lambda: _node_step(site.node, *site.arguments))
+    share = min(whole * site.calls / _least_seconds(p.gradients), 1.0)
+    args, kwargs = _of_few(site)
     runs, own = _cost(site.node, args, kwargs)
-    share = min(own * site.calls / _least_seconds(p.gradients), 1.0)
     others = {}
     for name in REVERSE:
         if name != site.method and not (site.method == "best" and name == "backprop"):
@@ -180,12 +181,21 @@ def where_time_goes(p: Patient) -> Finding:
             except Exception:  # this device refuses this method
                 continue
     told = "".join(f", with '{name}' {n} and {t / own:.2f} of that" for name, (n, t) in others.items())
-    evidence = f"circuit {share:.0%} of a step of {p.step_seconds:.3f} s: {runs} executions, {own:.3f} s{told}"
+    evidence = f"circuit {share:.0%} of a step of {p.step_seconds:.3f} s; "
+    evidence += f"of {FEW} samples {runs} executions, {own:.3f} s{told}"
     best = next(iter(others), "")
     if best and site.method not in (*REVERSE, "best") and others[best][0] * 4 < runs and share > 0.01:
         cause = f"'{site.method}' runs the circuit anew for every angle"
         return warn(evidence, cause, f"diff_method='{best}' on a simulator; '{site.method}' is for hardware and shots")
     return ok(evidence)
+
+
+def _of_few(site: Site) -> tuple[tuple, dict]:
+    """The arguments of a circuit's first call with a few samples of the batch, where it takes a batch as one tensor."""
+    inputs = site.inputs[0] if site.inputs else torch.zeros(())
+    if site.calls > 1 or inputs.dim() < 2 or site.roles.count(False) != 1:
+        return site.arguments
+    return replaced_input(site, inputs[:FEW].requires_grad_(any(x.requires_grad for x in _inputs_of(site))))
 
 
 def _cost(node, args, kwargs) -> tuple[int, float]:

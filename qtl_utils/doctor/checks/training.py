@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from torch import nn
 from torch.nn.functional import softmax
+from torch.optim.adam import adam
 
 from qtl_utils.doctor.findings import Finding, check, fail, listed, ok, skipped, warn
 from qtl_utils.doctor.patient import Patient, norm
@@ -257,16 +258,21 @@ def _chance(p: Patient) -> tuple[float, str]:
     return math.log(classes), f", ln({classes}) = {math.log(classes):.3f}"
 
 
+ADAM = {"lr": 0.02, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0, "amsgrad": False, "maximize": False}
+
+
 def _short_training(p: Patient, steps: int) -> tuple[float, float]:
     with p.kept():
         _as_for_training(p)
-        own = torch.optim.Adam(p.trainable.values(), lr=0.02)
+        tensors = list(p.trainable.values())
+        means, squares = [[torch.zeros_like(q) for q in tensors] for _ in range(2)]
+        counts = [torch.tensor(0.0) for _ in tensors]
         losses = []
         for _ in range(steps):
             loss, grads = p.gradients()
-            for name, q in p.trainable.items():
-                q.grad = grads[name]
-            own.step()
+            slopes = [torch.zeros_like(q) if grads[name] is None else grads[name] for name, q in p.trainable.items()]
+            with torch.no_grad():  # the function and not the class, which takes a second to import
+                adam(tensors, slopes, means, squares, [], counts, **ADAM)
             losses.append(float(loss))
         losses.append(float(p.loss_at()))
     return losses[0], min(losses[-5:])
