@@ -74,9 +74,9 @@ def _by_what_it_does(loss: Callable, out: torch.Tensor, labels: torch.Tensor) ->
             "distance": (wide, (wide - labels).sign()),
         }
         return next((kind for kind, (at, g) in candidates.items() if _has_gradient(loss, at, labels, g)), "other")
-    elif out.dim() == 2 and not labels.is_floating_point() and labels.shape == out.shape[:1]:
-        if _has_gradient(loss, -out.abs() - 1, labels, -F.one_hot(labels, out.shape[1]).double()):
-            return "log"
+    classes = out.dim() == 2 and not labels.is_floating_point() and labels.shape == out.shape[:1]
+    if classes and _has_gradient(loss, -out.abs() - 1, labels, -F.one_hot(labels, out.shape[1]).double()):
+        return "log"
     return "other"
 
 
