@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # for type checkers and editors; `_HOME` says the same to Pyt
     from qtl_utils.circuits.statevector import Statevector
     from qtl_utils.data.datasets import DATASETS, load_dataset
     from qtl_utils.data.splits import make_splits
-    from qtl_utils.doctor import CHECKS, FIXES, diagnose, explain, repair
+    from qtl_utils.doctor import CHECKS, FIXES, diagnose, explain, repair, watch
     from qtl_utils.models.backbones import BACKBONES
     from qtl_utils.models.heads import VARIANTS, Variant, make_head
     from qtl_utils.results.claims import Claims
@@ -48,6 +48,7 @@ _HOME = {
     "diagnose": "doctor",
     "explain": "doctor",
     "repair": "doctor",
+    "watch": "doctor",
     "BACKBONES": "models.backbones",
     "VARIANTS": "models.heads",
     "Variant": "models.heads",
