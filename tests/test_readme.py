@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from qtl_utils.analyses import attribution, calibration, repairs
+from qtl_utils.analyses import attribution, calibration, repairs, strangers
 from qtl_utils.circuits import ansatze as circuits
 from qtl_utils.doctor.faults import FAULTS, HEALTHY
 from qtl_utils.models import heads
@@ -123,6 +123,33 @@ def test_the_trial_of_the_doctor_is_that_of_the_reference_results():
     assert all(list(alarms.columns[alarms.loc[name]]) == [fault.check] for name, fault in FAULTS.items())
     assert not alarms.loc[list(HEALTHY)].any().any()
     assert f"{len(FAULTS)} faults" in TEXT and f"{len(HEALTHY)} healthy models" in TEXT
+
+
+def test_the_trial_with_strangers_is_that_of_the_reference_results():
+    tables = PROJECT / "results" / "reference" / "default" / "tables"
+    today = strangers.summary(pd.read_csv(tables / "doctor_strangers.csv")).set_index(["part", "outcome"])
+    first = strangers.summary(strangers.first_opening()).set_index("outcome")
+    assert f"| {cells(today.loc['open'])} |" in TEXT
+    interval = f" [{100 * first.loc['named', 'low']:.0f}, {100 * first.loc['named', 'high']:.0f}] %"
+    assert f"| {cells(first, interval)} |" in TEXT
+    named = today.loc[("sealed", "named")]
+    assert f"the same {named['n']} are named in {named['k']} today" in " ".join(TEXT.split())
+    assert not today.loc[[("open", "accused"), ("sealed", "accused")], "k"].any()
+
+
+def cells(table, interval=""):
+    """A row of the README's table."""
+    k, n = table["k"], table["n"]
+    told = [f"{k['named']} of {n['named']}{interval}", k["misled"], k["missed"], f"{k['accused']} of {n['accused']}"]
+    return " | ".join(map(str, [*told, k["warned"]]))
+
+
+def test_what_a_watch_takes_is_that_of_the_reference_results():
+    table = pd.read_csv(PROJECT / "results" / "reference" / "benchmarks" / "watch.csv").set_index("layer")
+    own, other = table.iloc[0], table.iloc[1]
+    assert table.index[0] == "QuantumLayer" and other["ratio"] < 1 + abs(1 - other["ratio_without"])
+    told = f"takes {100 * (own['ratio'] - 1):.1f} % of a step of our own simulator at 4 qubits and batch 32"
+    assert f"{told} ({1000 * own['seconds_without']:.2f} ms)" in " ".join(TEXT.split())
 
 
 def test_who_learned_is_that_of_the_reference_results():
