@@ -132,7 +132,7 @@ def test_the_trial_with_strangers_is_that_of_the_reference_results():
     assert f"| {cells(today.loc['open'])} |" in TEXT
     interval = f" [{100 * first.loc['named', 'low']:.0f}, {100 * first.loc['named', 'high']:.0f}] %"
     assert f"| {cells(first, interval)} |" in TEXT
-    named = today.loc[("sealed", "named")]
+    named = today.loc[("sealed", "named")].astype(int)
     assert f"the same {named['n']} are named in {named['k']} today" in " ".join(TEXT.split())
     assert not today.loc[[("open", "accused"), ("sealed", "accused")], "k"].any()
 
