@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from qtl_utils.doctor import sealed_strangers
 from qtl_utils.doctor.diagnosis import diagnose
 from qtl_utils.doctor.findings import Diagnosis
 from qtl_utils.doctor.patient import kept_random
@@ -21,11 +22,12 @@ from qtl_utils.doctor.samples import read_made
 from qtl_utils.doctor.sealed_strangers import FAULTS, HEALTHY
 from qtl_utils.doctor.strangers import STRANGERS, STRANGERS_HEALTHY
 from qtl_utils.results import stats
-from qtl_utils.study import paths
 
 PARTS = {"open": "used while the doctor was built", "sealed": "sealed until it was built, as it is today"}
 NAMES = PARTS | {"first": "sealed until it was built, when they were opened"}
-FIRST = Path("results", "reference", "doctor", "sealed_first.csv")  # what it said of these when they were opened, once
+FIRST = Path(sealed_strangers.__file__).with_name(
+    "sealed_first.csv"
+)  # as they were opened, once
 OUTCOMES = ("named", "misled", "missed", "quiet", "accused", "warned")
 BUDGET = 60.0  # seconds a model
 OPTIONS = ("loss", "optimizer", "scheduler", "scaler", "history", "data", "epochs", "memory_limit")
@@ -120,7 +122,7 @@ def sentences(rows: pd.DataFrame) -> list[str]:
 
 def first_opening() -> pd.DataFrame:
     """What the doctor said of the sealed models on the day they were opened; kinds that it missed were mended since."""
-    return pd.read_csv(paths.PROJECT / FIRST, keep_default_na=False).assign(part="first")
+    return pd.read_csv(FIRST, keep_default_na=False).assign(part="first")
 
 
 def seconds(rows: pd.DataFrame) -> str:
