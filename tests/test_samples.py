@@ -11,7 +11,7 @@ from unchanged import unchanged
 
 from qtl_utils import __main__ as cli
 from qtl_utils.doctor import diagnose, repair
-from qtl_utils.doctor.faults import Circuit, adam, case, dressed, head, points, torch_connector
+from qtl_utils.doctor.faults import FAULTS, Circuit, adam, case, dressed, head, points, torch_connector
 from qtl_utils.doctor.losses import kind_of
 from qtl_utils.doctor.samples import Nested, read_made
 
@@ -374,3 +374,13 @@ def test_a_qiskit_network_that_shifts_every_angle_of_many_samples_is_warned_of()
     assert diagnose(model, points(n=4), checks=["method"]).failed == []
     (found,) = diagnose(model, points(n=200), checks=["method"])
     assert found.verdict == "warn" and "2,400 circuits a step" in found.evidence
+
+
+def test_sampled_gradients_are_held_against_the_exact_one():
+    torch.manual_seed(0)
+    few, many = (
+        diagnose(**FAULTS["few_shots"].broken(), checks=["shot_noise"])[0],
+        diagnose(**FAULTS["few_shots"].mended(), checks=["shot_noise"])[0],
+    )
+    cosines = [float(f.evidence.split("cosine with the exact gradient ")[1]) for f in (few, many)]
+    assert cosines[0] < 0.8 < 0.95 < cosines[1]

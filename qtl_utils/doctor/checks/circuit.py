@@ -16,7 +16,7 @@ from qtl_utils.circuits.simulators import METHODS, Counts
 from qtl_utils.doctor.findings import Finding, check, fail, listed, ok, skipped, warn
 from qtl_utils.doctor.messages import short
 from qtl_utils.doctor.patient import FEW, Patient, alike
-from qtl_utils.doctor.probe import Site, replaced_input, saved_by_circuits, used_method
+from qtl_utils.doctor.probe import Site, exact_circuits, replaced_input, saved_by_circuits, used_method
 from qtl_utils.doctor.samples import call, leaves, picked
 
 REPEATS = 12  # of a sampled gradient: with few of them a ratio below 1 can pass for one above it
@@ -261,6 +261,8 @@ def shot_noise(p: Patient) -> Finding:
     ratio = (signal / found.var(0).sum().sqrt()).item()
     shots = max(s.shots for s in p.seen.sites)
     evidence = f"{shots} shots: signal to noise {ratio:.2g} over {REPEATS} repeats of {len(p.few[0])} samples"
+    if (alike := _towards_exact(p, found)) is not None:
+        evidence += f", cosine with the exact gradient {alike:.2f}"
     if ratio < 1 and (gate := _shiftless(p)):
         cause = f"{gate} behind a mid-circuit measurement has no shift rule: finite differences of sampled values"
         return fail(evidence, cause, "no shots, or a controlled rotation (qml.CRY) in place of measure and cond")
@@ -273,6 +275,19 @@ def shot_noise(p: Patient) -> Finding:
         more = f"about {math.ceil(shots / max(ratio, 0.1) ** 2 * 9):,} shots for a ratio of 3"
         return fail(evidence, "sampling noise is larger than the gradient", f"{more}, larger batches, or no shots")
     return ok(evidence)
+
+
+def _towards_exact(p: Patient, found: torch.Tensor) -> float | None:
+    """The mean cosine of sampled gradients (repeats, angles) with the exact one; None where there is none."""
+    try:
+        with exact_circuits():
+            _, grads = p.gradients(*p.few)
+        exact = torch.cat([grads[name].double().flatten() for name in p.angles])
+    except Exception:  # a circuit that is only sampled
+        return None
+    if any(s.shots and s.node is None for s in p.seen.sites) or not exact.any():
+        return None
+    return torch.cosine_similarity(found, exact[None], dim=1).mean().item()
 
 
 def _shiftless(p: Patient) -> str:
