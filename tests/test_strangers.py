@@ -38,6 +38,9 @@ def test_every_stranger_is_for_a_check_that_exists():
     assert all(s.symptom and s.cause and s.fix for s in STRANGERS.values())
 
 
+SELDOM = ("time", "gradient_correct", "memory", "saving", "dead_angles")  # slow, and of the circuit, which is the same
+
+
 def one_logit(seed: int, batch: int) -> tuple[nn.Module, tuple[torch.Tensor, torch.Tensor]]:
     torch.manual_seed(seed)
     y = torch.tensor([0.0, 1.0] * (batch // 2)).unsqueeze(-1)
@@ -47,5 +50,6 @@ def one_logit(seed: int, batch: int) -> tuple[nn.Module, tuple[torch.Tensor, tor
 @pytest.mark.parametrize("batch", [4, 8, 16])
 @pytest.mark.parametrize("seed", [pytest.param(s, marks=[pytest.mark.slow] * (s > 1)) for s in range(60)])
 def test_healthy_classifiers_of_one_logit_are_not_accused(seed, batch):
-    found = diagnose(*one_logit(seed, batch), loss=nn.BCEWithLogitsLoss())
+    checks = None if seed < 2 else [name for name in CHECKS if name not in SELDOM]
+    found = diagnose(*one_logit(seed, batch), loss=nn.BCEWithLogitsLoss(), checks=checks)
     assert found.failed == [], found.of("fail", "warn")
