@@ -128,10 +128,12 @@ def test_the_trial_of_the_doctor_is_that_of_the_reference_results():
 def test_the_trial_with_strangers_is_that_of_the_reference_results():
     tables = PROJECT / "results" / "reference" / "default" / "tables"
     today = strangers.summary(pd.read_csv(tables / "doctor_strangers.csv")).set_index(["part", "outcome"])
-    first = strangers.summary(strangers.first_opening()).set_index("outcome")
+    openings = strangers.summary(strangers.first_opening()).set_index(["part", "outcome"])
     assert f"| {cells(today.loc['open'])} |" in TEXT
-    interval = f" [{100 * first.loc['named', 'low']:.0f}, {100 * first.loc['named', 'high']:.0f}] %"
-    assert f"| {cells(first, interval)} |" in TEXT
+    for part in ("sealed, at first", "second, at first"):
+        first = openings.loc[part]
+        interval = f" [{100 * first.loc['named', 'low']:.0f}, {100 * first.loc['named', 'high']:.0f}] %"
+        assert f"| {cells(first, interval)} |" in TEXT
     named = today.loc[("sealed", "named")].astype(int)
     assert f"the same {named['n']} are named in {named['k']} today" in " ".join(TEXT.split())
     assert not today.loc[[("open", "accused"), ("sealed", "accused")], "k"].any()

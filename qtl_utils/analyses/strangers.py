@@ -14,20 +14,25 @@ from pathlib import Path
 
 import pandas as pd
 
-from qtl_utils.doctor import sealed_strangers
+from qtl_utils.doctor import sealed_strangers, sealed_strangers_2
 from qtl_utils.doctor.diagnosis import diagnose
 from qtl_utils.doctor.findings import Diagnosis
 from qtl_utils.doctor.patient import kept_random
 from qtl_utils.doctor.samples import read_made
-from qtl_utils.doctor.sealed_strangers import FAULTS, HEALTHY
 from qtl_utils.doctor.strangers import STRANGERS, STRANGERS_HEALTHY
 from qtl_utils.results import stats
 
-PARTS = {"open": "used while the doctor was built", "sealed": "sealed until it was built, as it is today"}
-NAMES = PARTS | {"first": "sealed until it was built, when they were opened"}
-FIRST = Path(sealed_strangers.__file__).with_name(
-    "sealed_first.csv"
-)  # as they were opened, once
+PARTS = {
+    "open": "used while the doctor was built",
+    "sealed": "sealed until it was built, as it is today",
+    "second": "sealed until it was mended by the first, as it is today",
+}
+SEALED = {"sealed": sealed_strangers, "second": sealed_strangers_2}
+NAMES = PARTS | {
+    "sealed, at first": "sealed until it was built, when they were opened",
+    "second, at first": "sealed until it was mended by those, when they were opened",
+}
+FIRST = Path(sealed_strangers.__file__).with_name("sealed_first.csv")  # as they were opened, once
 OUTCOMES = ("named", "misled", "missed", "quiet", "accused", "warned")
 BUDGET = 60.0  # seconds a model
 OPTIONS = ("loss", "optimizer", "scheduler", "scaler", "history", "data", "epochs", "memory_limit")
@@ -75,11 +80,12 @@ def _cases() -> Iterator[tuple]:
         yield "open", name, case.make, case.cause, case.source, lambda found, c=case.check: c in found.failed
     for name, make in STRANGERS_HEALTHY.items():
         yield "open", name, make, "", "", None
-    for name, case in FAULTS.items():
-        knows = lambda found, names=case.names: says(found, names)  # noqa: E731
-        yield "sealed", name, lambda make=case.make: _arguments(make()), case.cause, case.source, knows
-    for name, make in HEALTHY.items():
-        yield "sealed", name, lambda make=make: _arguments(make()), "", "", None
+    for part, cases in SEALED.items():
+        for name, case in cases.FAULTS.items():
+            knows = lambda found, names=case.names: says(found, names)  # noqa: E731
+            yield part, name, lambda make=case.make: _arguments(make()), case.cause, case.source, knows
+        for name, make in cases.HEALTHY.items():
+            yield part, name, lambda make=make: _arguments(make()), "", "", None
 
 
 def _arguments(made) -> dict:
@@ -122,7 +128,8 @@ def sentences(rows: pd.DataFrame) -> list[str]:
 
 def first_opening() -> pd.DataFrame:
     """What the doctor said of the sealed models on the day they were opened; kinds that it missed were mended since."""
-    return pd.read_csv(FIRST, keep_default_na=False).assign(part="first")
+    rows = pd.read_csv(FIRST, keep_default_na=False)
+    return rows.assign(part=rows["part"] + ", at first")
 
 
 def seconds(rows: pd.DataFrame) -> str:

@@ -25,9 +25,15 @@ CUTS = {"item", "__float__", "__int__", "tolist", "numpy", "__array__", "detach"
 DRAWS = {"dropout", "dropout1d", "dropout2d", "alpha_dropout", "rand", "randn", "rand_like", "randn_like", "normal"}
 DRAWS |= {"bernoulli", "normal_", "uniform_", "bernoulli_", "randint", "randperm", "multinomial", "poisson"}
 CUTS |= {"gt", "lt", "ge", "le", "int", "long", "bool", "__bool__"}
-MODELS = ("faults.py", "strangers.py", "sealed_strangers.py")  # of this package, but written as a user would
+MODELS = (
+    "faults.py",
+    "strangers.py",
+    "sealed_strangers.py",
+    "sealed_strangers_2.py",
+)  # of this package, but written as a user would
 OWN = [str(path) for path in Path(__file__).parent.rglob("*.py") if path.name not in MODELS]
 LIBRARIES = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), *OWN)
+CALLED_FROM = call.__code__.co_filename
 TORCH = str(Path(torch.__file__).parent)
 
 
@@ -299,6 +305,8 @@ def _is_called_by_user() -> bool:
 def caller() -> str:
     """The line of the user's code that is running."""
     for frame in reversed(traceback.extract_stack()):
+        if frame.name == "call" and frame.filename == CALLED_FROM:  # what is above is who asked for the diagnosis
+            return ""
         if not frame.filename.startswith(LIBRARIES):
             return f"{frame.line} (line {frame.lineno})" if frame.line else f"line {frame.lineno}"
     return ""

@@ -80,7 +80,7 @@ class TroubleshootingConfig(Section):
     batch_size: int = Field(8, ge=1)
     lr: Rate = 0.01
     confusion: list[str] = []  # faults and healthy models the doctor is tried on; empty: all
-    strangers: list[Literal["open", "sealed"]] = ["open", "sealed"]  # models of others that it is tried on
+    strangers: list[Literal["open", "sealed", "second"]] = ["open", "sealed", "second"]  # models of others, to try
 
 
 Schedule = Literal["concurrent", "alternating", "two-stage"]

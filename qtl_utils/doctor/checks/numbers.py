@@ -94,7 +94,9 @@ def _broken_output(p: Patient, name: str, rows: list[int]) -> Finding:
             (told for key, told in SINGULAR.items() if key.lower() == DOMAINS.get(function, function)), ("", "")
         )
         outside = " (or outside of where it is defined)" if function in DOMAINS else ""
-        return fail(f"{evidence}, out of {where}", f"{at or function}{outside}", fix or "scale what goes into it")
+        return fail(
+            f"{evidence}, out of {where or function}", f"{at or function}{outside}", fix or "scale what goes into it"
+        )
     cause = "a logarithm, a root, a division or an overflow inside of it"
     return fail(evidence, cause, "scale what goes into it")
 
