@@ -86,10 +86,11 @@ def diagnose(
             memory_limit=_half_of_memory() if memory_limit is None else memory_limit,
             trained=history is not None or bool(optimizer and optimizer.state),
             made_up=batch is None,
+            deadline=start + budget,
             attributes=Attributes(model),
         )
         patient.modes = {name: module.training for name, module in patient.model.named_modules()}
-        findings = _examine(patient, names, start + budget)
+        findings = _examine(patient, names)
     order = {verdict: number for number, verdict in enumerate(VERDICTS)}
     return Diagnosis(tuple(sorted(findings, key=lambda f: order[f.verdict])), time.perf_counter() - start)
 
@@ -150,7 +151,7 @@ def _half_of_memory() -> float:
     return psutil.virtual_memory().available / 2
 
 
-def _examine(patient: Patient, names: Sequence[str], deadline: float) -> list[Finding]:
+def _examine(patient: Patient, names: Sequence[str]) -> list[Finding]:
     found: dict[str, Finding] = {}
     with patient.kept():
         patient.model.eval()
@@ -163,7 +164,7 @@ def _examine(patient: Patient, names: Sequence[str], deadline: float) -> list[Fi
             if row.runs and blocked:
                 finding = skipped(f"would only repeat what '{blocked}' found")
             else:
-                finding = _one(patient, row, found, deadline - time.perf_counter())
+                finding = _one(patient, row, found, patient.deadline - time.perf_counter())
         found[name] = replace(finding, check=name, section=finding.section or row.section)
         blocked = name if row.blocks and finding.verdict == "fail" else blocked
     for generator, state in patient.generators:

@@ -53,6 +53,7 @@ class Patient:
     memory_limit: float = 0.0  # bytes
     trained: bool = False
     made_up: bool = False  # the batch
+    deadline: float = math.inf  # of time.perf_counter, when the budget ends
     error: Exception | None = None
     step_seconds: float = 0.0
     modes: dict[str, bool] = field(default_factory=dict)  # module name -> was it in train mode

@@ -34,6 +34,7 @@ MODELS = (
 OWN = [str(path) for path in Path(__file__).parent.rglob("*.py") if path.name not in MODELS]
 LIBRARIES = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), *OWN)
 CALLED_FROM = call.__code__.co_filename
+LATER = 31  # further calls of a circuit whose arguments are kept
 TORCH = str(Path(torch.__file__).parent)
 
 
@@ -42,8 +43,8 @@ class Site:
     """A circuit in a model: the module that owns its angles, and what passed through it.
 
     `calls` is how often it ran in one forward pass, `inputs` what it was handed (each a tensor), `outputs` what it
-    gave, still in the graph. `node` is PennyLane's QNode, where there is one, with the arguments of its first call and
-    those of its second. `dtypes` are those of the angles it was handed.
+    gave, still in the graph. `node` is PennyLane's QNode, where there is one, with the arguments of its first call and,
+    in `later`, those of some more. `dtypes` are those of the angles it was handed.
     """
 
     name: str
@@ -54,7 +55,7 @@ class Site:
     outputs: list[torch.Tensor] = field(default_factory=list)
     node: qml.QNode | None = None
     arguments: tuple = ((), {})
-    again: tuple | None = None
+    later: list[tuple] = field(default_factory=list)
     dtypes: set[torch.dtype] = field(default_factory=set)
     roles: list[bool] = field(default_factory=list)  # of each tensor of the first call: whether it is made of angles
     angles: list[nn.Parameter] = field(default_factory=list)
@@ -84,14 +85,14 @@ class Site:
             return str(self.node.diff_method)
         return getattr(self.module, "diff_method", "")
 
-    def tape(self, again: bool = False) -> qml.tape.QuantumScript | None:
-        """The circuit of the first call, or the second, as PennyLane's tape; None where it is not PennyLane's."""
+    def tape(self, call: int = 0) -> qml.tape.QuantumScript | None:
+        """The circuit of the first call, or a later one, as PennyLane's tape; None where it is not PennyLane's."""
         if self.node is not None:
-            args, kwargs = self.again if again else self.arguments
+            args, kwargs = self.later[call - 1] if call else self.arguments
             return qml.workflow.construct_tape(self.node, level="top")(*args, **kwargs)
         if isinstance(self.module, QuantumLayer):
             circuit = make_circuit(self.module.ansatz, self.module.encoding, self.module.n_qubits)
-            return qml.tape.make_qscript(circuit)(self.inputs[0][:1], self.module.weights)
+            return qml.tape.make_qscript(circuit)(self.inputs[0], self.module.weights)
         return None
 
     def as_function(self) -> tuple[Callable, torch.Tensor, torch.Tensor]:
@@ -258,8 +259,8 @@ class _Watch(TorchFunctionMode):
         known = next((s for s in self.found.sites if s.key == site.key), None)
         if known is None:
             self.found.sites.append(known := site)
-        elif known.again is None:
-            known.again = site.arguments
+        elif len(known.later) < LATER:
+            known.later.append(site.arguments)
         known.calls += 1
         known.dtypes |= {x.dtype for x in inputs if x.is_floating_point()}
         self.inside += 1  # what follows is our own

@@ -154,8 +154,9 @@ def read_made(made: Any, known: Iterable[str]) -> tuple[Any, Any, dict[str, Any]
         parts = [model, batch, more]
     else:
         parts = list(made) if isinstance(made, (tuple, list)) and not isinstance(made, nn.Module) else [made]
-        if len(parts) == 2 and isinstance(parts[1], Mapping) and parts[1] and set(parts[1]) <= set(known):
-            parts.insert(1, parts[1].pop("batch", None))
+        if len(parts) == 2 and isinstance(parts[1], Mapping) and parts[1] and set(parts[1]) <= {"batch", *known}:
+            more = dict(parts[1])
+            parts = [parts[0], more.pop("batch", None), more]
     model, batch, more = (*parts, None, None)[:3]
     if len(parts) > 3 or not callable(model) or not (more is None or isinstance(more, Mapping)):
         kinds = ", ".join(type(part).__name__ for part in parts)

@@ -182,7 +182,7 @@ def where_time_goes(p: Patient) -> Finding:
                 continue
     told = "".join(f", with '{name}' {n} and {t / own:.2f} of that" for name, (n, t) in others.items())
     evidence = f"circuit {share:.0%} of a step of {p.step_seconds:.3f} s; "
-    evidence += f"of {FEW} samples {runs} executions, {own:.3f} s{told}"
+    evidence += f"one call with at most {FEW} samples is {runs} executions, {own:.3f} s{told}"
     best = next(iter(others), "")
     if best and site.method not in (*REVERSE, "best") and others[best][0] * 4 < runs and share > 0.01:
         cause = f"'{site.method}' runs the circuit anew for every angle"
@@ -193,7 +193,7 @@ def where_time_goes(p: Patient) -> Finding:
 def _of_few(site: Site) -> tuple[tuple, dict]:
     """The arguments of a circuit's first call with a few samples of the batch, where it takes a batch as one tensor."""
     inputs = site.inputs[0] if site.inputs else torch.zeros(())
-    if site.calls > 1 or inputs.dim() < 2 or site.roles.count(False) != 1:
+    if inputs.dim() < 2 or site.roles.count(False) != 1:
         return site.arguments
     return replaced_input(site, inputs[:FEW].requires_grad_(any(x.requires_grad for x in _inputs_of(site))))
 
@@ -261,8 +261,8 @@ def shot_noise(p: Patient) -> Finding:
     ratio = (signal / found.var(0).sum().sqrt()).item()
     shots = max(s.shots for s in p.seen.sites)
     evidence = f"{shots} shots: signal to noise {ratio:.2g} over {REPEATS} repeats of {len(p.few[0])} samples"
-    if (alike := _towards_exact(p, found)) is not None:
-        evidence += f", cosine with the exact gradient {alike:.2f}"
+    if (cosine := _towards_exact(p, found)) is not None:
+        evidence += f", cosine with the exact gradient {cosine:.2f}"
     if ratio < 1 and (gate := _shiftless(p)):
         cause = f"{gate} behind a mid-circuit measurement has no shift rule: finite differences of sampled values"
         return fail(evidence, cause, "no shots, or a controlled rotation (qml.CRY) in place of measure and cond")

@@ -153,7 +153,7 @@ def _encoding_gates(site: Site) -> tuple[list[int] | None, list, list]:
     """Which gates of a circuit differ between samples, all gates, and the measured wires; None where it is hidden."""
     try:
         tape = site.tape()
-        again = site.tape(again=True) if site.again is not None else None
+        again = site.tape(1) if site.later else None
     except Exception:
         return None, [], []
     if tape is None:
@@ -257,25 +257,19 @@ def encoding_range(p: Patient) -> Finding:
 
 def encoded_spread(site: Site) -> torch.Tensor | None:
     """Standard deviations over samples, in radians, of the angles of a circuit's encoding gates; None where hidden."""
-    if site.calls > 1 and site.inputs and all(x.dim() == 1 for x in site.inputs):
-        return _spread_of_rows(site)
     encoding, gates, _ = _encoding_gates(site)
     if not encoding or amplitudes(site):
         return None
-    batched = [v for i in encoding for v in gates[i].parameters if isinstance(v, torch.Tensor) and v.dim() == 1]
-    found = [v.detach().double().std().reshape(1) for v in batched if len(v) > 1]
-    return torch.cat(found) if found else None
-
-
-def _spread_of_rows(site: Site) -> torch.Tensor | None:
-    """The same where samples come one by one, as far as the inputs are the angles, or a multiple of them."""
-    encoding, gates, _ = _encoding_gates(site)
-    rows = torch.stack([x.double() for x in site.inputs]) if len({len(x) for x in site.inputs}) == 1 else None
-    if not encoding or rows is None or amplitudes(site):
+    calls = [gates, *(list(expand(site.tape(call).operations)) for call in range(1, len(site.later) + 1))]
+    if len({len(call) for call in calls}) > 1:  # another circuit for every sample
         return None
-    first = [_number(v).item() for i in encoding for v in gates[i].parameters if np.ndim(_number(v)) == 0]
-    factor = abs(first[0] / rows[0][0].item()) if first and rows[0][0] else 1.0
-    return rows.std(0) * factor
+    spreads = []
+    for number in encoding:
+        for place in range(len(gates[number].parameters)):
+            angles = np.concatenate([np.ravel(_number(call[number].parameters[place])) for call in calls])
+            if np.isrealobj(angles) and len(angles) > 1:
+                spreads.append(angles.std(ddof=1))
+    return torch.tensor(spreads) if spreads else None
 
 
 def _can_widen(p: Patient, site: Site) -> bool:

@@ -4,6 +4,7 @@ import copy
 import hashlib
 import itertools
 import math
+import time
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from qtl_utils.doctor.patient import Patient, norm
 
 NO_MORE = 0.98  # of the loss of the best constant prediction: what stays above it has learned nothing else
 LONG = 150  # steps, where 20 do not decide
-PATIENCE = 3.0  # seconds
+PATIENCE = 20.0  # seconds: the verdict should not hang on the machine
 
 
 @check("frozen_buffers", "statistics of frozen layers in train mode", section="evaluation#batchnorm", steps=1)
@@ -213,7 +214,8 @@ def stuck_loss(p: Patient) -> Finding:
     before, after = _short_training(p, steps)
     best = _best_constant(p)
     stays = after > before - 0.02 * abs(before) and not before < 0.2 * chance
-    if (stays or after > NO_MORE * best > 0) and p.step_seconds * LONG < PATIENCE:
+    left = min(PATIENCE, p.deadline - time.perf_counter())
+    if (stays or after > NO_MORE * best > 0) and p.step_seconds * LONG < left:
         steps = LONG
         before, after = _short_training(p, steps)
         stays = after > before - 0.02 * abs(before) and not before < 0.2 * chance
