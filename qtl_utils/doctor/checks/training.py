@@ -19,7 +19,7 @@ from qtl_utils.doctor.patient import Patient, norm
 
 NO_MORE = 0.98  # of the loss of the best constant prediction: what stays above it has learned nothing else
 LONG = 150  # steps, where 20 do not decide
-PATIENCE = 20.0  # seconds: the verdict should not hang on the machine
+PATIENCE = 8.0  # seconds
 
 
 @check("frozen_buffers", "statistics of frozen layers in train mode", section="evaluation#batchnorm", steps=1)
@@ -222,7 +222,8 @@ def stuck_loss(p: Patient) -> Finding:
     evidence = f"{steps} steps of Adam on one batch: loss {before:.3f} to {after:.3f}{told}"
     if stays:
         cause = "the model cannot even learn one batch by heart"
-        return fail(evidence, cause, "look at the gradients layer by layer; check the scale of features and weights")
+        judge = fail if steps == LONG else warn  # so slow a model got little time to show that it can
+        return judge(evidence, cause, "look at the gradients layer by layer; check the scale of features and weights")
     if steps < LONG or not best or after < NO_MORE * best:
         return ok(evidence)
     cause = "it learns no more than how frequent the labels are: the outputs hardly depend on the inputs"
