@@ -51,15 +51,19 @@ def _rx(inputs, n_qubits):
     qml.AngleEmbedding(inputs, wires=range(n_qubits), rotation="X")
 
 
-def _half_pi_tanh(x):
+def half_pi_tanh(x):
     return torch.tanh(x) * (math.pi / 2)
 
 
+def unchanged(x):
+    return x
+
+
 ENCODINGS: dict[str, Encoding] = {
-    "tanh": Encoding(_half_pi_tanh, _h_ry, "H, then RY(tanh(x) pi/2): the 2019 encoding"),
+    "tanh": Encoding(half_pi_tanh, _h_ry, "H, then RY(tanh(x) pi/2): the 2019 encoding"),
     "arctan": Encoding(torch.atan, _h_ry, "H, then RY(arctan x): saturates later than tanh"),
-    "linear": Encoding(lambda x: x, _h_ry, "H, then RY(x): periodic, never saturates"),
-    "tanh-rx": Encoding(_half_pi_tanh, _rx, "RX(tanh(x) pi/2) on |0>"),
+    "linear": Encoding(unchanged, _h_ry, "H, then RY(x): periodic, never saturates"),
+    "tanh-rx": Encoding(half_pi_tanh, _rx, "RX(tanh(x) pi/2) on |0>"),
 }
 
 

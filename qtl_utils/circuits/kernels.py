@@ -3,258 +3,39 @@
 A block holds as many samples as a vector register has lanes, one sample a lane, whatever its replica; an amplitude is
 one vector. A pass applies up to three rotations to groups of 2, 4 or 8 amplitudes while they are in registers. Lanes
 never mix, so that a sample's numbers do not depend on its neighbours.
-
-All in one file, because Numba's cache looks for changes only in the file of the compiled function.
 """
 
-import math
 from functools import reduce
 
-import llvmlite.binding
-import torch
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
-from numba.extending import NativeValue, intrinsic, models, register_model, typeof_impl, unbox
+from numba.extending import intrinsic
+
+from qtl_utils.circuits.vectors import (
+    add,
+    fma,
+    fused,
+    get,
+    integer,
+    lanes,
+    load,
+    mul,
+    number,
+    parity,
+    pointer,
+    put,
+    real,
+    splat,
+    store,
+    store_turn,
+)
 
 INPUT = 1
 WEIGHT = 2  # where an angle comes from: as in `program`
-VECTOR_BYTES = 64 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 32
 PASS_WIDTH = 21  # integers that describe a pass
 APART = 37  # vectors between the two states of backward, lest their numbers compete for the same places in the cache
 CHUNK = 256  # amplitudes summed up before they are added to the total: keeps float32 sums accurate
-
-
-# ---- vectors in Numba -----------------------------------------------------------------------------------------------
-
-
-class Vector(types.Type):
-    """`lanes` numbers in one register (or a few, where the processor's are narrower)."""
-
-    def __init__(self, scalar, lanes):
-        self.scalar = scalar
-        self.lanes = lanes
-        super().__init__(f"Vector({scalar}, {lanes})")
-
-
-class VectorKind(types.Type):
-    """The type of the argument that tells a kernel which vectors to compile for."""
-
-    def __init__(self, scalar, lanes):
-        self.vector = Vector(scalar, lanes)
-        super().__init__(f"VectorKind({scalar}, {lanes})")
-
-
-class Kind:
-    """What a kernel is given to tell it the vectors: numbers of one precision, and how many."""
-
-    def __init__(self, scalar, lanes):
-        self._numba_type_ = VectorKind(scalar, lanes)
-        self.lanes = lanes
-
-
-@register_model(Vector)
-class _VectorModel(models.PrimitiveModel):
-    def __init__(self, manager, kind):
-        base = ir.FloatType() if kind.scalar == types.float32 else ir.DoubleType()
-        super().__init__(manager, kind, ir.VectorType(base, kind.lanes))
-
-
-register_model(VectorKind)(models.OpaqueModel)
-
-
-@typeof_impl.register(Kind)
-def _typeof(value, context):
-    return value._numba_type_
-
-
-@unbox(VectorKind)
-def _unbox(kind, value, context):
-    return NativeValue(context.context.get_dummy_value())
-
-
-KINDS = {
-    torch.float32: Kind(types.float32, VECTOR_BYTES // 4),
-    torch.float64: Kind(types.float64, VECTOR_BYTES // 8),
-}
-
-
-def _pointer(builder, address, index, kind):
-    return builder.gep(builder.inttoptr(address, kind.as_pointer()), [index])
-
-
-@intrinsic
-def load(context, kind, address, index):
-    """The vector number `index` behind `address`."""
-
-    def generate(context, builder, signature, arguments):
-        value = context.get_value_type(signature.return_type)
-        loaded = builder.load(_pointer(builder, arguments[1], arguments[2], value))
-        loaded.align = 4
-        return loaded
-
-    return kind.vector(kind, address, index), generate
-
-
-@intrinsic
-def store(context, kind, address, index, value):
-    def generate(context, builder, signature, arguments):
-        stored = builder.store(arguments[3], _pointer(builder, arguments[1], arguments[2], arguments[3].type))
-        stored.align = 4
-        return context.get_dummy_value()
-
-    return types.void(kind, address, index, value), generate
-
-
-@intrinsic
-def get(context, kind, address, index):
-    """The single number `index` behind `address`."""
-
-    def generate(context, builder, signature, arguments):
-        value = context.get_value_type(signature.return_type)
-        return builder.load(_pointer(builder, arguments[1], arguments[2], value))
-
-    return kind.vector.scalar(kind, address, index), generate
-
-
-@intrinsic
-def put(context, kind, address, index, value):
-    def generate(context, builder, signature, arguments):
-        builder.store(arguments[3], _pointer(builder, arguments[1], arguments[2], arguments[3].type))
-        return context.get_dummy_value()
-
-    return types.void(kind, address, index, kind.vector.scalar), generate
-
-
-@intrinsic
-def integer(context, address, index):
-    """The 64-bit integer number `index` behind `address`."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.load(_pointer(builder, *arguments, ir.IntType(64)))
-
-    return types.int64(address, index), generate
-
-
-@intrinsic
-def real(context, address, index):
-    """The float64 number `index` behind `address`."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.load(_pointer(builder, *arguments, ir.DoubleType()))
-
-    return types.float64(address, index), generate
-
-
-@intrinsic
-def splat(context, kind, value):
-    """A vector with `value` in every lane."""
-
-    def generate(context, builder, signature, arguments):
-        kind = context.get_value_type(signature.return_type)
-        empty = ir.Constant(kind, ir.Undefined)
-        first = builder.insert_element(empty, arguments[1], ir.Constant(ir.IntType(32), 0))
-        mask = ir.Constant(ir.VectorType(ir.IntType(32), kind.count), [0] * kind.count)
-        return builder.shuffle_vector(first, empty, mask)
-
-    return kind.vector(kind, kind.vector.scalar), generate
-
-
-@intrinsic
-def lanes(context, kind):
-    count = kind.vector.lanes
-    return types.int64(kind), lambda context, builder, signature, arguments: ir.Constant(ir.IntType(64), count)
-
-
-@intrinsic
-def mul(context, a, b):
-    return a(a, b), lambda context, builder, signature, arguments: builder.fmul(*arguments)
-
-
-@intrinsic
-def add(context, a, b):
-    return a(a, b), lambda context, builder, signature, arguments: builder.fadd(*arguments)
-
-
-@intrinsic
-def number(context, kind, value):
-    """`value` in the vectors' precision."""
-
-    def generate(context, builder, signature, arguments):
-        return context.cast(builder, arguments[1], value, kind.vector.scalar)
-
-    return kind.vector.scalar(kind, value), generate
-
-
-def _call(builder, name, *vectors):
-    kind = vectors[0].type
-    name = f"llvm.{name}.v{kind.count}{kind.element.intrinsic_name}"
-    signature = ir.FunctionType(kind, [kind] * len(vectors))
-    return builder.call(cgutils.get_or_insert_function(builder.module, signature, name), vectors)
-
-
-def _fused(builder, a, b, c):
-    return _call(builder, "fmuladd", a, b, c)
-
-
-@intrinsic
-def fma(context, a, b, c):
-    """a * b + c"""
-    return a(a, b, c), lambda context, builder, signature, arguments: _fused(builder, *arguments)
-
-
-@intrinsic
-def parity(context, bits):
-    """1 where an odd number of `bits` is set, else 0."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.and_(builder.ctpop(arguments[0]), ir.Constant(ir.IntType(64), 1))
-
-    return types.int64(types.int64), generate
-
-
-@intrinsic
-def store_turn(context, kind, address, index, half):
-    """Stores cosine, tangent and minus tangent of the vector `half`, in radians, from the vector number `index` on.
-
-    NaN where `half` is not finite or too large for its last digit to be less than a turn.
-    """
-
-    def generate(context, builder, signature, arguments):
-        _, address, index, half = arguments
-        double = ir.VectorType(ir.DoubleType(), half.type.count)
-        single = half.type != double
-        wide = lambda value: ir.Constant(double, [value] * double.count)  # noqa: E731
-        # half = k pi/2 + r with |r| <= pi/4, in double precision; pi/2 in two parts
-        x = builder.fpext(half, double) if single else half
-        k = _call(builder, "floor", _fused(builder, x, wide(2 / math.pi), wide(0.5)))
-        r = _fused(builder, k, wide(-math.pi / 2), x)
-        r = _fused(builder, k, wide(-6.123233995736766e-17), r)
-        small = builder.fcmp_ordered("<", _call(builder, "fabs", r), wide(1.0))
-        r = builder.select(small, r, wide(math.nan))
-        pairs = _call(builder, "floor", builder.fmul(k, wide(0.5)))  # k = 2 pairs + (0 or 1)
-        odd = builder.fcmp_ordered("!=", builder.fmul(pairs, wide(2.0)), k)
-        fours = _call(builder, "floor", builder.fmul(pairs, wide(0.5)))
-        sign = _fused(builder, _fused(builder, fours, wide(-2.0), pairs), wide(-2.0), wide(1.0))  # (-1)^pairs
-        r, sign = (builder.fptrunc(value, half.type) if single else value for value in (r, sign))
-        terms = [(-1) ** (n // 2) / math.factorial(n) for n in range(12 if single else 18)]  # of Taylor's series
-        *terms, cosine, sine = [ir.Constant(half.type, [term] * double.count) for term in terms]
-        square = builder.fmul(r, r)
-        while terms:
-            sine = _fused(builder, sine, square, terms.pop())
-            cosine = _fused(builder, cosine, square, terms.pop())
-        sine = builder.fmul(sine, r)
-        c = builder.fmul(sign, builder.select(odd, builder.fneg(sine), cosine))
-        s = builder.fmul(sign, builder.select(odd, cosine, sine))
-        tiny = ir.Constant(half.type, [1e-12 if single else 1e-20] * double.count)  # keeps the tangent finite
-        c = builder.select(builder.fcmp_ordered("==", c, ir.Constant(half.type, [0.0] * double.count)), tiny, c)
-        t = builder.fdiv(s, c)
-        for n, value in enumerate((c, t, builder.fneg(t))):
-            at = builder.add(index, ir.Constant(index.type, n))
-            builder.store(value, _pointer(builder, address, at, value.type)).align = 4
-        return context.get_dummy_value()
-
-    return types.void(kind, address, index, half), generate
 
 
 # ---- a pass: up to three rotations while the amplitudes they mix are in registers -----------------------------------
@@ -302,7 +83,7 @@ class _Pass:
         return found
 
     def _at(self, address, index, kind):
-        return _pointer(self.builder, address, index, kind)
+        return pointer(self.builder, address, index, kind)
 
     def load(self, address, index):
         value = self.builder.load(self._at(address, index, self.vector))
@@ -345,8 +126,8 @@ class _Pass:
     def turn(self, values, m, n, t):
         u = values[m]
         v = values[n]
-        values[m] = _fused(self.builder, t, v, u)
-        values[n] = _fused(self.builder, self.builder.fneg(t), u, v)
+        values[m] = fused(self.builder, t, v, u)
+        values[n] = fused(self.builder, self.builder.fneg(t), u, v)
 
 
 @intrinsic(prefer_literal=True)
@@ -394,19 +175,19 @@ def turn_backward(context, kind, size, plain, state, other, coefficients, slopes
                 total = builder.load(sums[a])
                 for m, n, tangent, odd in step.pairs(a, members):
                     if odd is None:
-                        total = _fused(builder, others[m], values[n], total)
-                        total = _fused(builder, builder.fneg(others[n]), values[m], total)
+                        total = fused(builder, others[m], values[n], total)
+                        total = fused(builder, builder.fneg(others[n]), values[m], total)
                     else:
                         slope = builder.fmul(others[m], values[n])
-                        slope = _fused(builder, builder.fneg(others[n]), values[m], slope)
-                        total = _fused(builder, step.load(slopes, builder.sub(odd, step.int(2))), slope, total)
+                        slope = fused(builder, builder.fneg(others[n]), values[m], slope)
+                        total = fused(builder, step.load(slopes, builder.sub(odd, step.int(2))), slope, total)
                     step.turn(values, m, n, builder.fneg(tangent))
                     step.turn(others, m, n, builder.fneg(tangent))
                 builder.store(total, sums[a])
             for i, value, o in zip(members, values, others, strict=True):
                 step.store(state, i, builder.fmul(step.scale, value))
                 step.store(other, i, builder.fmul(step.scale, o))
-        first = builder.load(_pointer(builder, row, step.int(2), ir.IntType(64)))
+        first = builder.load(pointer(builder, row, step.int(2), ir.IntType(64)))
         share = constant(1.0)
         for a in reversed(range(step.size)):  # in both states the cosines of what was undone before were still missing
             position = builder.add(first, step.int(a))

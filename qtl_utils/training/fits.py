@@ -42,6 +42,7 @@ class Fit:
     logits: dict[str, np.ndarray]  # epoch kind "best" or "last" -> (R, N, K)
     weights: dict[str, torch.Tensor]  # parameters of the head after the last epoch, (R, ...)
     seconds: np.ndarray  # (R,) wall time; of trainings done together, an equal share
+    path: str = "torch"  # who computed the steps: "torch", or "fused", one kernel; see `fit_heads`
 
 
 def make_replicas(seeds: Sequence[int], n_splits: int, candidates: Sequence[Rates]) -> tuple[Replica, ...]:
@@ -87,6 +88,7 @@ def join_fits(fits: Sequence[Fit], order: np.ndarray | None = None) -> Fit:
         logits={kind: np.concatenate([fit.logits[kind] for fit in fits])[order] for kind in ("best", "last")},
         weights={name: torch.cat([fit.weights[name] for fit in fits])[order] for name in fits[0].weights},
         seconds=np.concatenate([fit.seconds for fit in fits])[order],
+        path=", ".join(dict.fromkeys(fit.path for fit in fits)),
     )
 
 
@@ -110,15 +112,14 @@ class Best:
             kept[mask] = parameters[name].detach()[mask]
 
 
-def stack_indices(indices: Sequence[np.ndarray], device) -> torch.Tensor:
-    """Rows of different lengths as one (R, longest) tensor, filled up with -1."""
+def stack_indices(indices: Sequence[np.ndarray]) -> np.ndarray:
+    """Rows of different lengths as one array (R, longest), filled up with -1."""
     longest = max(map(len, indices))
-    rows = [np.pad(i, (0, longest - len(i)), constant_values=-1) for i in indices]
-    return torch.as_tensor(np.stack(rows), device=device)
+    return np.stack([np.pad(i, (0, longest - len(i)), constant_values=-1) for i in indices])
 
 
-def loss_and_accuracy(logits: torch.Tensor, targets: torch.Tensor) -> np.ndarray:
-    """Mean cross-entropy and accuracy, (R, 2), of logits (R, n, K) where targets (R, n) are not -1."""
+def loss_and_right(logits: torch.Tensor, targets: torch.Tensor) -> np.ndarray:
+    """Sums of cross-entropy and of right answers, (R, 2), of logits (R, n, K) where targets (R, n) are not -1."""
     loss = cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none", ignore_index=-1)
     sums = loss.view(targets.shape).double().sum(1), (logits.argmax(-1) == targets).double().sum(1)
-    return (torch.stack(sums, 1) / (targets >= 0).sum(1, keepdim=True)).cpu().numpy()
+    return torch.stack(sums, 1).cpu().numpy()

@@ -13,13 +13,15 @@ from qtl_utils.data.splits import Splits
 from qtl_utils.models.heads import is_circuit
 from qtl_utils.study.config import TrainConfig
 from qtl_utils.study.environment import progress
+from qtl_utils.training import fused
 from qtl_utils.training.fits import (
     Best,
     Fit,
+    Rates,
     Replica,
     batches_of,
     join_fits,
-    loss_and_accuracy,
+    loss_and_right,
     lr_decay,
     random_orders,
     selection_subset,
@@ -28,7 +30,7 @@ from qtl_utils.training.fits import (
 from qtl_utils.training.optimizers import make_optimizer
 from qtl_utils.training.stacks import Stack
 
-MAX_PARAMETERS = 1_000_000  # of all replicas that are trained at once: what stays in cache is faster
+MAX_PARAMETERS = 1_000_000  # of all replicas that torch trains at once: what stays in cache is faster
 MAX_AMPLITUDES = 2**18  # samples x 2^n_qubits that go through PennyLane's simulators at once; ours takes any number
 MAX_SAMPLES = 2**17  # samples x replicas that go through a head at once
 
@@ -53,24 +55,28 @@ def fit_heads(
     data order and learning rates, and ends as it would alone. Epoch selection as `selection_subset` says.
     `pace(epoch)`, epochs from 0: the factor of the "classical" and the "quantum" learning rates in place of the
     study's decay; a group at 0 rests, and so do the optimiser's moments of it.
+    Chains of linear layers, elementwise functions and the circuits of our own simulator run in one kernel on the CPU
+    (`fused`), everything else in torch, with the same numbers to rounding; `path` of the result says which and why.
     `watch(step, replicas, parameters)` sees the parameters (R, ...) of the replicas trained together: at step 0 as
     they start, then after every step. It must not change them.
     """
     module = build(replicas[0].seed)
     if any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules()):
         raise ValueError(f"{label}: heads on cached features cannot hold BatchNorm; use LayerNorm")
-    groups = _groups(module, splits, replicas, config)
-    parts = [
-        _fit_group(build, features, labels, splits, [replicas[i] for i in group], config, orders, pace, watch, label)
-        for group in groups
-    ]
+    reason = fused.why_not(module, features.device)
+    groups = _groups(module, reason, splits, replicas, config)
+    how = config, orders, pace, watch, label, reason
+    parts = [_fit_group(build, features, labels, splits, [replicas[i] for i in group], *how) for group in groups]
     return join_fits(parts, np.argsort(np.concatenate(groups)))
 
 
-def _groups(module: nn.Module, splits: Splits, replicas: Sequence[Replica], config: TrainConfig) -> list[np.ndarray]:
+def _groups(module: nn.Module, reason: str, splits: Splits, replicas, config: TrainConfig) -> list[np.ndarray]:
     """Positions of the replicas trained together: as many as memory takes, all with the same number of batches."""
-    by_memory = MAX_PARAMETERS // max(1, sum(p.numel() for p in module.parameters()))
-    most = max(1, min(by_memory, most_samples(module) // config.batch_size))
+    parameters = max(1, sum(p.numel() for p in module.parameters()))
+    most = fused.MAX_PARAMETERS // parameters
+    if reason:
+        most = min(MAX_PARAMETERS // parameters, most_samples(module) // config.batch_size)
+    most = max(1, most)
     sizes = np.array([len(splits.indices(r.split, "train")) for r in replicas])
     steps = -(-sizes // config.batch_size)
     alike = [np.flatnonzero(steps == n) for n in np.unique(steps)]
@@ -83,51 +89,85 @@ def most_samples(module: nn.Module) -> int:
     return min((MAX_AMPLITUDES // 2**layer.n_qubits for layer in simulated), default=MAX_SAMPLES)
 
 
-def _fit_group(build, features, labels, splits, replicas, config, orders, pace, watch, label) -> Fit:
+def _fit_group(build, features, labels, splits, replicas, config, orders, pace, watch, label, reason) -> Fit:
     """Trains R replicas together: N samples of F features and K classes, in batches of B."""
     start = time.perf_counter()
-    device = features.device
     dtype = getattr(torch, config.precision(whole=False))
-    modules = [build(r.seed).to(device=device, dtype=dtype) for r in replicas]
-    model = Stack(modules)
-    optimizer_step = make_optimizer(model, modules[0], [r.rates for r in replicas], config)
+    modules = [build(r.seed).to(device=features.device, dtype=dtype) for r in replicas]
     samples = Samples(features.to(dtype), labels, replicas)
+    heads = (TorchHeads if reason else fused.FusedHeads)(modules, samples.table, [r.rates for r in replicas], config)
     orders_of = [orders(splits.indices(r.split, "train"), r.seed, config.epochs) for r in replicas]  # R of (epochs, n)
-    chosen = stack_indices([splits.indices(r.split, selection_subset(splits)) for r in replicas], device)
+    chosen = stack_indices([splits.indices(r.split, selection_subset(splits)) for r in replicas])
     chosen_targets, chosen_rows = samples.targets_and_rows(chosen)  # each (R, n)
     history = np.zeros((len(replicas), config.epochs, 2, 2))  # [train, selection] x [loss, accuracy]
-    best = Best(len(replicas), model.parameters)
+    best = Best(len(replicas), heads.state)
     steps = 0
     if watch:
-        watch(steps, replicas, model.parameters)
+        watch(steps, replicas, heads.parameters)
     for epoch in progress(range(config.epochs), label):
         decay = pace(epoch) if pace else lr_decay(epoch, config)
         batches = [batches_of(order[epoch], config.batch_size) for order in orders_of]
-        index = torch.as_tensor(np.stack(batches, axis=1), device=device)  # (steps, R, B), -1 where a batch is short
-        targets, rows = samples.targets_and_rows(index)
-        shares = loss_weights(targets, config.reduction, dtype)
-        outputs = []
-        for row, target, share in zip(rows, targets, shares, strict=True):  # each (R, B)
-            logits = model(embedding(row, samples.table))  # (R, B, K)
-            loss = cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none", ignore_index=-1)
-            # one backward pass for the weighted sum of all losses: replicas share no parameter
-            gradients = torch.autograd.grad(loss, model.trainable, share.flatten(), materialize_grads=True)
-            optimizer_step(gradients, decay)
-            outputs.append(logits.detach())
+        targets, rows = samples.targets_and_rows(np.stack(batches, axis=1))  # (steps, R, B), -1 where a batch is short
+        at_once = 1 if watch else len(rows)
+        # loss and accuracy on training samples are those met on the way, as in the published code
+        seen = np.zeros((len(replicas), 2))
+        for first in range(0, len(rows), at_once):
+            part = slice(first, first + at_once)
+            seen += heads.train(rows[part], targets[part], decay)
             if watch:
                 steps += 1
-                watch(steps, replicas, model.parameters)
-        # loss and accuracy on training samples are those met on the way, as in the published code
-        seen = targets.movedim(0, 1).flatten(1)  # (R, steps * B)
-        history[:, epoch, 0] = loss_and_accuracy(torch.cat(outputs, 1), seen)
-        history[:, epoch, 1] = loss_and_accuracy(evaluate(model, samples.table, chosen_rows), chosen_targets)
-        best.update(epoch, history[:, epoch, 1], model.parameters)
-    weights = {name: p.detach().clone().cpu() for name, p in model.parameters.items()}
-    logits = {"last": evaluate(model, samples.table, samples.everything).double().cpu().numpy()}
-    model.load(best.parameters)
-    logits["best"] = evaluate(model, samples.table, samples.everything).double().cpu().numpy()
+                watch(steps, replicas, heads.parameters)
+        history[:, epoch, 0] = seen / (targets >= 0).sum((0, 2))[:, None]
+        on_chosen = loss_and_right(heads.evaluate(chosen_rows), torch.as_tensor(chosen_targets, device=features.device))
+        history[:, epoch, 1] = on_chosen / (chosen_targets >= 0).sum(1, keepdims=True)
+        best.update(epoch, history[:, epoch, 1], heads.state)
+    weights = {name: p.detach().clone().cpu() for name, p in heads.parameters.items()}
+    logits = {"last": heads.evaluate(samples.everything).double().cpu().numpy()}
+    heads.load(best.parameters)
+    logits["best"] = heads.evaluate(samples.everything).double().cpu().numpy()
     seconds = np.full(len(replicas), (time.perf_counter() - start) / len(replicas))
-    return Fit(tuple(replicas), history, best.epoch, logits, weights, seconds)
+    return Fit(tuple(replicas), history, best.epoch, logits, weights, seconds, heads.path + (reason and f" ({reason})"))
+
+
+class TorchHeads:
+    """R modules of one shape and their optimiser, trained and evaluated by torch.
+
+    `parameters`: by name, (R, ...); `state`: what `Best` keeps of them.
+    """
+
+    path = "torch"
+
+    def __init__(self, modules: list[nn.Module], table: torch.Tensor, rates: Sequence[Rates], config: TrainConfig):
+        self.config = config
+        self.table = table
+        self.model = Stack(modules)
+        self.parameters = self.state = self.model.parameters
+        self.step = make_optimizer(self.model, modules[0], rates, config)
+
+    def train(self, rows: np.ndarray, targets: np.ndarray, decay) -> np.ndarray:
+        """Trains the steps of `rows` of the table and `targets` (steps, R, B), -1 where there is no sample.
+
+        decay: a factor of all rates or one for each of "classical" and "quantum". Returns the sums of losses and of
+        right answers, (R, 2).
+        """
+        rows, targets = (torch.as_tensor(values, device=self.table.device) for values in (rows, targets))
+        shares = loss_weights(targets, self.config.reduction, self.table.dtype)
+        outputs = []
+        for row, target, share in zip(rows, targets, shares, strict=True):  # each (R, B)
+            logits = self.model(embedding(row, self.table))  # (R, B, K)
+            loss = cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none", ignore_index=-1)
+            # one backward pass for the weighted sum of all losses: replicas share no parameter
+            gradients = torch.autograd.grad(loss, self.model.trainable, share.flatten(), materialize_grads=True)
+            self.step(gradients, decay)
+            outputs.append(logits.detach())
+        return loss_and_right(torch.cat(outputs, 1), targets.movedim(0, 1).flatten(1))
+
+    def evaluate(self, rows: np.ndarray) -> torch.Tensor:
+        """Logits (R, n, K) of the rows (R, n) of the table."""
+        return evaluate(self.model, self.table, torch.as_tensor(rows, device=self.table.device))
+
+    def load(self, parameters: dict[str, torch.Tensor]) -> None:
+        self.model.load(parameters)
 
 
 class Samples:
@@ -135,15 +175,15 @@ class Samples:
 
     def __init__(self, features: torch.Tensor, labels: np.ndarray, replicas: Sequence[Replica]):
         """features: (N, F), or (n_splits, N, F) where splits differ in them."""
-        self.table = features.flatten(0, -2)  # (N, F), or (n_splits * N, F)
-        self.labels = torch.as_tensor(labels, device=features.device)
+        self.table = features.flatten(0, -2).contiguous()  # (N, F), or (n_splits * N, F)
+        self.labels = np.asarray(labels)
         self.first = first_rows(features, replicas)
-        self.everything = torch.arange(len(labels), device=features.device) + self.first  # (R, N) rows of the table
+        self.everything = np.arange(len(labels)) + self.first  # (R, N) rows of the table
 
-    def targets_and_rows(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def targets_and_rows(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Class and row of the table for samples (..., R, n); -1, the padding, is no class and reads some row."""
-        filled = index.clamp(min=0)
-        targets = torch.where(index >= 0, self.labels[filled], -1)
+        filled = np.maximum(index, 0)
+        targets = np.where(index >= 0, self.labels[filled], -1)
         return targets, filled + self.first
 
 
@@ -155,9 +195,9 @@ def loss_weights(targets: torch.Tensor, reduction: str, dtype: torch.dtype) -> t
     return weights
 
 
-def first_rows(features: torch.Tensor, replicas: Sequence[Replica]) -> torch.Tensor:
+def first_rows(features: torch.Tensor, replicas: Sequence[Replica]) -> np.ndarray:
     """Where the features of each replica's split begin, (R, 1), once those of all splits stand below each other."""
-    split = torch.tensor([r.split for r in replicas], device=features.device)[:, None]
+    split = np.array([r.split for r in replicas])[:, None]
     return split * (features.shape[-2] if features.ndim == 3 else 0)
 
 
@@ -179,8 +219,8 @@ def predict(
     for part in np.array_split(np.arange(len(replicas)), math.ceil(len(replicas) / most)):
         model = Stack([modules[i] for i in part])
         model.load({name: values[part] for name, values in weights.items()})
-        rows = torch.arange(features.shape[-2]) + first_rows(features, [replicas[i] for i in part])
-        parts.append(evaluate(model, features.flatten(0, -2), rows.to(features.device)))
+        rows = np.arange(features.shape[-2]) + first_rows(features, [replicas[i] for i in part])
+        parts.append(evaluate(model, features.flatten(0, -2), torch.as_tensor(rows, device=features.device)))
     return torch.cat(parts).double().cpu().numpy()
 
 
