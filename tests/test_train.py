@@ -10,10 +10,11 @@ from torch.nn.functional import cross_entropy
 from qtl_utils.circuits.layer import QuantumLayer
 from qtl_utils.data.splits import Splits
 from qtl_utils.models.heads import VARIANTS, HeadSettings, make_head
-from qtl_utils.models.network import Network, train_epoch
+from qtl_utils.models.network import Network, SmallConv2d, network_logits, train_epoch
 from qtl_utils.study.config import TrainConfig
 from qtl_utils.training import many, whole
-from qtl_utils.training.fits import Rates, Replica, batches_of, make_replicas, random_orders, selection_subset
+from qtl_utils.training.fits import Best, Rates, Replica, batches_of, make_replicas, random_orders, selection_subset
+from qtl_utils.training.kept import read_fit, write_fit
 from qtl_utils.training.many import fit_heads
 from qtl_utils.training.optimizers import network_optimizer
 from qtl_utils.training.stacks import Stack, stackable_layers
@@ -289,6 +290,89 @@ def test_parameter_groups_have_their_own_rates():
     assert {g["lr"]: sum(p.numel() for p in g["params"]) for g in groups} == {0.001: 255, 0.03: 6, 0.01: 30}
     with pytest.raises(ValueError, match="'adam-pl07' trains heads"):
         network_optimizer(build_network(0), RATES, CONFIG.model_copy(update={"optimizer": "adam-pl07"}))
+
+
+@pytest.mark.parametrize("kind", ["adam", "sgd"])
+def test_fused_steps_are_those_of_foreach(kind):
+    config = CONFIG.model_copy(update={"optimizer": kind, "momentum": 0.9, "beta2": 0.99})
+    models = [build_network(0).double() for _ in range(2)]
+    optimizers = [network_optimizer(model, RATES, config) for model in models]
+    assert all(group["fused"] for group in optimizers[0].param_groups)
+    for group in optimizers[1].param_groups:
+        group |= {"fused": False, "foreach": True}
+    draw = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        for p, q in zip(*[model.parameters() for model in models], strict=True):
+            p.grad = torch.randn(p.shape, generator=draw, dtype=p.dtype)
+            q.grad = p.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    start = list(build_network(0).double().parameters())
+    for p, q, first in zip(*[model.parameters() for model in models], start, strict=True):
+        torch.testing.assert_close(p, q, atol=1e-10, rtol=0)
+        assert not torch.equal(p, first)
+
+
+# image size, kernel, stride, border: outputs of one pixel, of 2 x 2, 1 x 4, and larger ones
+SMALL = [(1, 3, 1, 1), (2, 3, 2, 1), (2, 1, 2, 0), (3, 7, 2, 3), (2, 3, 1, 1), (4, 3, 2, 1), (5, 2, 3, 0), (8, 3, 1, 1)]
+
+
+@pytest.mark.parametrize(("size", "kernel", "stride", "border"), [*SMALL, (4, (1, 4), (1, 2), (0, 1))])
+@pytest.mark.parametrize("bias", [True, False])
+def test_small_convolutions_are_torchs(size, kernel, stride, border, bias):
+    torch.manual_seed(0)
+    ours, theirs = (torch.nn.Conv2d(3, 5, kernel, stride, border, bias=bias).double() for _ in range(2))
+    ours.load_state_dict(theirs.state_dict())
+    ours.__class__ = SmallConv2d
+    x = torch.randn(4, 3, size, size, dtype=torch.float64)
+    for images in (x, x.contiguous(memory_format=torch.channels_last)):
+        results = []
+        for convolution in (ours, theirs):
+            leaf = images.clone().requires_grad_()
+            out = convolution(leaf)
+            results.append([out, *torch.autograd.grad(out.sin().sum(), [leaf, *convolution.parameters()])])
+        for found, expected in zip(*results, strict=True):
+            torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
+
+
+def test_only_plain_convolutions_are_replaced():
+    options = [{}, {"groups": 3}, {"dilation": 2}, {"padding_mode": "reflect"}, {"padding": "same"}, {"padding": 3}]
+    given = [torch.nn.Conv2d(3, 3, 3, **{"padding": 1} | other) for other in options]
+    found = Network(torch.nn.ModuleList(given), torch.nn.Identity()).backbone
+    assert [type(module) is SmallConv2d for module in found] == [True, *[False] * 5]
+
+
+def test_images_too_small_for_a_kernel_are_refused_as_by_torch():
+    convolution = torch.nn.Conv2d(3, 5, 4)
+    convolution.__class__ = SmallConv2d
+    with pytest.raises(RuntimeError, match="size can't be greater than actual input size"):
+        convolution(torch.randn(2, 3, 2, 2))
+
+
+def test_evaluation_in_parts_is_evaluation_at_once():
+    model = build_network(0).double()
+    pixels = torch.randint(0, 256, (300, 3, 8, 8), dtype=torch.uint8)
+    index = np.random.default_rng(0).permutation(300)
+    found = network_logits(model, pixels, index)
+    torch.testing.assert_close(found, model(pixels)[index].detach(), atol=1e-12, rtol=0)
+
+
+def test_the_best_epoch_is_kept_replica_by_replica():
+    weights = torch.zeros(2, 3)
+    best = Best(2, {"w": weights})
+    steps = [([0.5, 0.5], [1.0, 1.0]), ([0.4, 0.7], [1.0, 1.0]), ([0.4, 0.6], [1.0, 2.0]), ([0.6, 0.7], [np.nan, 1.0])]
+    for epoch, (accuracy, loss) in enumerate(steps):
+        weights += 1  # as a step of training does: in place
+        best.update(epoch, np.stack([loss, accuracy], 1), {"w": weights})
+    assert best.epoch.tolist() == [4, 2]
+    assert best.parameters["w"][:, 0].tolist() == [4.0, 2.0]
+
+
+def test_a_training_whose_last_epoch_is_its_best_can_be_kept(tmp_path):
+    fit = fit_tiny(CONFIG.model_copy(update={"epochs": 1}))
+    np.testing.assert_array_equal(fit.logits["best"], fit.logits["last"])
+    write_fit(fit, tmp_path / "fit.done")
+    np.testing.assert_array_equal(read_fit(tmp_path / "fit.done", fit.replicas[0]).logits["best"], fit.logits["last"])
 
 
 def test_a_killed_training_goes_on_to_the_same_end(tmp_path, monkeypatch):

@@ -105,11 +105,17 @@ class Best:
         accuracy = values[:, 1]
         loss = -np.nan_to_num(values[:, 0], nan=np.inf)
         better = (accuracy > self.score[:, 0]) | ((accuracy == self.score[:, 0]) & (loss > self.score[:, 1]))
+        if not better.any():
+            return
         self.score[better] = np.stack([accuracy, loss], 1)[better]
         self.epoch[better] = epoch + 1
         for name, kept in self.parameters.items():
-            mask = torch.as_tensor(better, device=kept.device)
-            kept[mask] = parameters[name].detach()[mask]
+            new = parameters[name].detach()
+            if better.all():
+                kept.copy_(new)
+            else:
+                mask = torch.as_tensor(better, device=kept.device)
+                kept[mask] = new[mask]
 
 
 def stack_indices(indices: Sequence[np.ndarray]) -> np.ndarray:

@@ -12,6 +12,8 @@ from qtl_utils.study.config import TrainConfig
 from qtl_utils.training.fits import Rates
 from qtl_utils.training.stacks import Stack
 
+FUSED = ("cpu", "cuda", "mps", "xpu")  # devices on which torch's optimisers take a step in one pass over the memory
+
 
 def make_optimizer(model: Stack, module: nn.Module, rates: Sequence[Rates], config: TrainConfig) -> Callable:
     """`step(gradients, decay)`: one update of every replica with its own learning rates.
@@ -97,6 +99,8 @@ def network_optimizer(model: nn.Module, rates: Rates, config: TrainConfig) -> to
             group = "backbone" if name.startswith("backbone.") else "quantum" if name in angles else "classical"
             groups[group].append(p)
     parameters = [{"params": ps, "lr": getattr(rates, group)} for group, ps in groups.items() if ps]
+    fused = all(p.device.type in FUSED for group in parameters for p in group["params"])
+    how = {"fused": True} if fused else {"foreach": True}
     if config.optimizer == "sgd":
-        return torch.optim.SGD(parameters, momentum=config.momentum)
-    return torch.optim.Adam(parameters, betas=(0.9, config.beta2), foreach=True)
+        return torch.optim.SGD(parameters, momentum=config.momentum, **how)
+    return torch.optim.Adam(parameters, betas=(0.9, config.beta2), **how)

@@ -14,6 +14,7 @@ from qtl_utils.models.network import Network, train_epoch
 from qtl_utils.study.config import BackboneConfig, TrainConfig
 from qtl_utils.study.paths import PROJECT
 from qtl_utils.training.fits import random_orders
+from qtl_utils.training.optimizers import FUSED
 
 SOURCE_BATCH = 32  # images per step of a source training
 
@@ -33,7 +34,7 @@ def train_source(config: BackboneConfig, image_size: int, device="cpu", rows: np
     settings = TrainConfig(batch_size=SOURCE_BATCH)
     if torch.device(device).type == "cpu":
         model.double()
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.source_lr)
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.source_lr, fused=torch.device(device).type in FUSED)
     rows = np.arange(len(data)) if rows is None else rows
     for order in random_orders(rows, config.seed, config.source_epochs):
         train_epoch(model, optimizer, pixels, labels, order, settings)

@@ -67,8 +67,11 @@ def fit_network(
     everything = np.arange(len(labels))
     logits = {"last": network_logits(model, pixels, everything)}
     weights = {name: p.detach().clone().cpu()[None] for name, p in model.head.named_parameters()}
-    model.load_state_dict({name: value[0] for name, value in best.parameters.items()})
-    logits["best"] = network_logits(model, pixels, everything)
+    if best.epoch[0] == config.epochs:
+        logits["best"] = logits["last"].clone()  # files keep no two tensors in one place
+    else:
+        model.load_state_dict({name: value[0] for name, value in best.parameters.items()})
+        logits["best"] = network_logits(model, pixels, everything)
     logits = {kind: values.cpu().double().numpy()[None] for kind, values in logits.items()}
     return Fit((replica,), history, best.epoch, logits, weights, np.array([time.perf_counter() - start]))
 
