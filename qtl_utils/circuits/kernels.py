@@ -229,6 +229,57 @@ def turn_backward(context, kind, size, plain, state, other, coefficients, slopes
 
 
 @njit(nogil=True)
+def fill_mixed(kind, header, block, weights, row, rows, batch):
+    """Coefficients of the weights for a block whose samples belong to several replicas; a vector that tells NaN.
+
+    Angles of all replicas stand side by side while their cosines are computed: where the slopes will be.
+    """
+    n_rotations = integer(header, N_ROTATIONS)
+    sources = integer(header, SOURCES)
+    shares = integer(header, SHARES)
+    n_weights = integer(header, N_WEIGHTS)
+    width = lanes(kind)
+    last = min(row + width, rows) - 1
+    first = row // batch
+    replicas = last // batch - first + 1
+    packed = (3 * n_rotations + 2) * width
+    spare = 4 * n_rotations + 2
+    count = 0
+    for g in range(n_rotations):
+        if integer(sources, 2 * g) == WEIGHT:
+            share = number(kind, real(shares, 2 * g))
+            offset = number(kind, real(shares, 2 * g + 1))
+            for r in range(replicas):
+                angle = get(kind, weights, (first + r) * n_weights + integer(sources, 2 * g + 1))
+                put(kind, block, packed + count, share * angle + offset)
+                count += 1
+    while count % width:
+        put(kind, block, packed + count, number(kind, 0))
+        count += 1
+    zero = splat(kind, number(kind, 0))
+    check = zero
+    done = 0
+    for g in range(n_rotations):
+        if integer(sources, 2 * g) == WEIGHT:
+            for r in range(replicas):
+                if done % width == 0:
+                    store_turn(kind, block, spare, load(kind, block, 3 * n_rotations + 2 + done // width))
+                    check = fma(zero, load(kind, block, spare), check)
+                at = spare * width + done % width
+                cosine = get(kind, block, at)
+                tangent = get(kind, block, at + width)
+                end = min((first + r + 1) * batch - row, width)
+                if r == replicas - 1:
+                    end = width  # lanes without a sample too
+                for lane in range(max((first + r) * batch - row, 0), end):
+                    put(kind, block, 3 * g * width + lane, cosine)
+                    put(kind, block, (3 * g + 1) * width + lane, tangent)
+                    put(kind, block, (3 * g + 2) * width + lane, -tangent)
+                done += 1
+    return check
+
+
+@njit(nogil=True)
 def fill(kind, header, block, before, inputs, weights, row, rows, batch):
     """Computes the coefficients of the samples row, row + 1, ...; returns whether an angle is not finite.
 
@@ -244,9 +295,13 @@ def fill(kind, header, block, before, inputs, weights, row, rows, batch):
     if (row - width) // batch != row // batch:
         before = 0
     check = splat(kind, number(kind, 0))
+    if not one_replica:
+        check = fill_mixed(kind, header, block, weights, row, rows, batch)
     for g in range(n_rotations):
         source = integer(sources, 2 * g)
         index = integer(sources, 2 * g + 1)
+        if source == WEIGHT and not one_replica:
+            continue
         if source != INPUT and one_replica and before:
             if before != block:
                 for k in range(3):
@@ -256,24 +311,10 @@ def fill(kind, header, block, before, inputs, weights, row, rows, batch):
         if source == WEIGHT and one_replica:
             share = splat(kind, number(kind, real(shares, 2 * g)))
             half = fma(share, splat(kind, get(kind, weights, row // batch * n_weights + index)), half)
-        elif source in (INPUT, WEIGHT):
-            values = inputs
-            stride = n_inputs
-            step = 1
-            at = row
-            if source == WEIGHT:
-                values = weights
-                stride = n_weights
-                step = 0
-                at = row // batch
-            edge = (row // batch + 1) * batch
+        elif source == INPUT:
             for lane in range(width):
                 if row + lane < rows:
-                    if step == 0 and row + lane == edge:
-                        at = at + 1
-                        edge = edge + batch
-                    put(kind, block, 3 * g * width + lane, get(kind, values, at * stride + index))
-                    at += step
+                    put(kind, block, 3 * g * width + lane, get(kind, inputs, (row + lane) * n_inputs + index))
                 else:  # no sample: whatever is finite
                     put(kind, block, 3 * g * width + lane, number(kind, 0))
             half = fma(splat(kind, number(kind, real(shares, 2 * g))), load(kind, block, 3 * g), half)

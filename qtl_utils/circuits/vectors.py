@@ -200,7 +200,7 @@ def number(context, kind, value):
     return kind.vector.scalar(kind, value), generate
 
 
-def _call(builder, name, *vectors):
+def call(builder, name, *vectors):
     kind = vectors[0].type
     name = f"llvm.{name}.v{kind.count}{kind.element.intrinsic_name}"
     signature = ir.FunctionType(kind, [kind] * len(vectors))
@@ -208,7 +208,7 @@ def _call(builder, name, *vectors):
 
 
 def fused(builder, a, b, c):
-    return _call(builder, "fmuladd", a, b, c)
+    return call(builder, "fmuladd", a, b, c)
 
 
 @intrinsic
@@ -225,21 +225,6 @@ def parity(context, bits):
         return builder.and_(builder.ctpop(arguments[0]), ir.Constant(ir.IntType(64), 1))
 
     return types.int64(types.int64), generate
-
-
-@intrinsic
-def sub(context, a, b):
-    return a(a, b), lambda context, builder, signature, arguments: builder.fsub(*arguments)
-
-
-@intrinsic
-def div(context, a, b):
-    return a(a, b), lambda context, builder, signature, arguments: builder.fdiv(*arguments)
-
-
-@intrinsic
-def root(context, a):
-    return a(a), lambda context, builder, signature, arguments: _call(builder, "sqrt", *arguments)
 
 
 def sum_of(builder, value):
@@ -277,7 +262,7 @@ def tanh(context, kind, a):
         a = builder.select(builder.fcmp_ordered("<", a, least), least, a)
         x = builder.fadd(a, a)
         # x = k ln 2 + r with |r| <= ln 2 / 2; ln 2 in two parts, of which k times the first is exact
-        k = _call(builder, "floor", fused(builder, x, constant(1 / math.log(2)), constant(0.5)))
+        k = call(builder, "floor", fused(builder, x, constant(1 / math.log(2)), constant(0.5)))
         first = 0.693359375 if single else 0.693147180369123816490
         second = -2.12194440054690583e-4 if single else 1.90821492927058770002e-10
         r = fused(builder, k, constant(-first), x)
@@ -308,14 +293,14 @@ def store_turn(context, kind, address, index, half):
         wide = lambda value: ir.Constant(double, [value] * double.count)  # noqa: E731
         # half = k pi/2 + r with |r| <= pi/4, in double precision; pi/2 in two parts
         x = builder.fpext(half, double) if single else half
-        k = _call(builder, "floor", fused(builder, x, wide(2 / math.pi), wide(0.5)))
+        k = call(builder, "floor", fused(builder, x, wide(2 / math.pi), wide(0.5)))
         r = fused(builder, k, wide(-math.pi / 2), x)
         r = fused(builder, k, wide(-6.123233995736766e-17), r)
-        small = builder.fcmp_ordered("<", _call(builder, "fabs", r), wide(1.0))
+        small = builder.fcmp_ordered("<", call(builder, "fabs", r), wide(1.0))
         r = builder.select(small, r, wide(math.nan))
-        pairs = _call(builder, "floor", builder.fmul(k, wide(0.5)))  # k = 2 pairs + (0 or 1)
+        pairs = call(builder, "floor", builder.fmul(k, wide(0.5)))  # k = 2 pairs + (0 or 1)
         odd = builder.fcmp_ordered("!=", builder.fmul(pairs, wide(2.0)), k)
-        fours = _call(builder, "floor", builder.fmul(pairs, wide(0.5)))
+        fours = call(builder, "floor", builder.fmul(pairs, wide(0.5)))
         sign = fused(builder, fused(builder, fours, wide(-2.0), pairs), wide(-2.0), wide(1.0))  # (-1)^pairs
         r, sign = (builder.fptrunc(value, half.type) if single else value for value in (r, sign))
         terms = [(-1) ** (n // 2) / math.factorial(n) for n in range(12 if single else 18)]  # of Taylor's series

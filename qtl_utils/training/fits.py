@@ -57,12 +57,13 @@ def selection_subset(splits: Splits) -> str:
     return "test" if splits.protocol == "as_published" else "validation"
 
 
-def batches_of(order: np.ndarray, batch_size: int) -> np.ndarray:
-    """`order` (n,) cut into rows (steps, batch_size); the last one is filled up with -1."""
-    steps = math.ceil(len(order) / batch_size)
-    padded = np.full(steps * batch_size, -1)
-    padded[: len(order)] = order
-    return padded.reshape(steps, batch_size)
+def batches_of(orders: np.ndarray, batch_size: int) -> np.ndarray:
+    """`orders` (..., n) cut into rows (..., steps, batch_size); the last one is filled up with -1."""
+    *lead, n = orders.shape
+    steps = math.ceil(n / batch_size)
+    padded = np.full((*lead, steps * batch_size), -1)
+    padded[..., :n] = orders
+    return padded.reshape(*lead, steps, batch_size)
 
 
 def random_orders(train: np.ndarray, seed: int, epochs: int) -> np.ndarray:

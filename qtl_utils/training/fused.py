@@ -93,8 +93,8 @@ class FusedHeads:
         self.lanes = self.kind.lanes
         tensors = [dict(m.named_parameters()) | dict(m.named_buffers()) for m in modules]
         self.places, width = _places(tensors[0])
-        self.numbers = torch.zeros(3, self.replicas, width, dtype=dtype)  # parameters and two moments
-        self.state = {"all": self.numbers[0]}
+        self.numbers = torch.zeros(self.replicas, 3, width, dtype=dtype)  # parameters and two moments
+        self.state = {"all": self.numbers[:, 0]}
         names = {name for name, _ in first.named_parameters()}
         views = {name: self._view(name, tensor.shape) for name, tensor in tensors[0].items()}
         for r, of_module in enumerate(tensors):
@@ -109,7 +109,7 @@ class FusedHeads:
 
     def _view(self, name: str, shape: torch.Size) -> torch.Tensor:
         start = self.places[name]
-        return self.numbers[0, :, start : start + shape.numel()].view(self.replicas, *shape)
+        return self.numbers[:, 0, start : start + shape.numel()].view(self.replicas, *shape)
 
     def _lay_out(self, plan: "_Plan") -> None:
         """Writes down the plan as the kernels read it: the head, its operations and its values."""
@@ -140,7 +140,7 @@ class FusedHeads:
             kernels.VALUES: self.values.ctypes.data,
             kernels.RESULT: plan.result,
             kernels.CLASSES: plan.widths[plan.result],
-            kernels.N_PARAMETERS: self.numbers.shape[2],
+            kernels.STRIDE_OF_REPLICA: self.numbers.stride(0),
             kernels.SUMS: reserve(8, VECTOR_BYTES),
             kernels.SAMPLES: reserve(samples),
             kernels.OTHERS: reserve(samples),
@@ -167,7 +167,7 @@ class FusedHeads:
         given = (
             *map(np.ascontiguousarray, (rows, targets)),
             mean,
-            *(part.data_ptr() for part in self.numbers),
+            *(self.numbers[:, k].data_ptr() for k in range(3)),
             self._factors(len(rows), decay),
             self.rates,
             seen,
@@ -194,7 +194,7 @@ class FusedHeads:
         return out
 
     def load(self, state: dict[str, torch.Tensor]) -> None:
-        self.numbers[0].copy_(state["all"])
+        self.numbers[:, 0].copy_(state["all"])
 
     def _place(self) -> tuple:
         """The head, the memory of this thread and the table, as the kernels are given them."""
@@ -249,7 +249,7 @@ def _places(tensors: dict[str, torch.Tensor]) -> tuple[dict[str, int], int]:
     for name, tensor in tensors.items():
         places[name] = size
         size += -(-tensor.numel() // 16) * 16
-    return places, max(size, 16)
+    return places, size + 16
 
 
 class _Plan:

@@ -15,7 +15,7 @@ from numba.extending import intrinsic
 
 from qtl_utils.circuits.kernels import add_up, backward_blocks, forward_blocks
 from qtl_utils.circuits.vectors import (
-    div,
+    call,
     filled,
     fma,
     fused,
@@ -30,7 +30,6 @@ from qtl_utils.circuits.vectors import (
     put,
     put_integer,
     real,
-    root,
     splat,
     store,
     sum_of,
@@ -68,7 +67,7 @@ N_FIELDS = 17
     VALUES,  # address of (values, 2): where in the memory of a thread a value begins, and its gradient
     RESULT,  # the value that holds the logits
     CLASSES,
-    N_PARAMETERS,  # of a replica, with what fills up a vector behind each of them
+    STRIDE_OF_REPLICA,  # numbers from the parameters of one replica to those of the next
     SUMS,  # where in the memory of a thread there is room for 8 vectors,
     SAMPLES,  # for the addresses of a group's rows of the table,
     OTHERS,  # and of another value,
@@ -112,39 +111,66 @@ def dots(context, kind, x0, x1, x2, x3, w0, w1, count, sums):
     return types.void(kind, x0, x1, x2, x3, w0, w1, count, sums), generate
 
 
-@intrinsic
-def outer(context, kind, samples, n_samples, index, slopes, n_out, first, sums):
-    """Sums over samples of their vector number `index` times a slope, for 4 slopes; 4 vectors to `sums`.
+@intrinsic(prefer_literal=True)
+def learn(context, kind, size, adaptive, samples, n_samples, count, slopes, n_out, p, m, v, apart, factors, rate):
+    """Moves `size` rows of weights, of `count` vectors, by their gradients: sums over samples of slope times sample.
 
-    samples: address of their addresses. slopes: (n_samples, n_out), used from column `first` on; those behind the last
-    column repeat it.
+    samples: address of their addresses; slopes: address of (n_samples, n_out), of which the first `size` columns count;
+    p, m, v: addresses of the first row of weights and its moments, rows lying `apart` bytes apart.
     """
+    rows = range(size.literal_value)
+    whole = ir.IntType(64)
 
     def generate(context, builder, signature, arguments):
-        _, samples, n_samples, index, slopes, n_out, first, sums = arguments
+        *_, samples, n_samples, count, slopes, n_out, p, m, v, apart, factors, rate = arguments
         vector = context.get_value_type(kind.vector)
-        integer_type = ir.IntType(64)
-        constant = lambda value: ir.Constant(integer_type, value)  # noqa: E731
-        last = builder.sub(n_out, constant(1))
-        columns = []
-        for n in range(4):
-            column = builder.add(first, constant(n))
-            columns.append(builder.select(builder.icmp_signed("<", column, last), column, last))
+
+        def constant(value):
+            narrow = value if vector.element == value.type else builder.fptrunc(value, vector.element)
+            return filled(builder, narrow, vector)
+
+        def factor(k):
+            return builder.load(pointer(builder, factors, ir.Constant(whole, k), ir.DoubleType()))
+
+        m_old, m_new, v_old, v_new, roots = [constant(factor(k)) for k in (M_OLD, M_NEW, V_OLD, V_NEW, ROOT)]
+        scale = constant(builder.fneg(builder.fmul(rate, factor(SCALE))))
+        epsilon = ir.Constant(vector, [EPSILON] * vector.count)
         zero = ir.Constant(vector, [0.0] * vector.count)
-        found = [cgutils.alloca_once_value(builder, zero) for _ in columns]
-        with cgutils.for_range(builder, n_samples) as loop:
-            row = builder.load(pointer(builder, samples, loop.index, integer_type))
-            x = builder.load(pointer(builder, row, index, vector))
-            x.align = 4
-            start = builder.mul(loop.index, n_out)
-            for column, place in zip(columns, found, strict=True):
-                slope = builder.load(pointer(builder, slopes, builder.add(start, column), vector.element))
-                builder.store(fused(builder, x, filled(builder, slope, vector), builder.load(place)), place)
-        for n, place in enumerate(found):
-            builder.store(builder.load(place), pointer(builder, sums, constant(n), vector)).align = 4
+        sums = [cgutils.alloca_once(builder, vector) for _ in rows]
+
+        def move(place, index, old, factor, value):  # old * what is there + factor * value
+            at = pointer(builder, place, index, vector)
+            before = builder.load(at)
+            before.align = 4
+            after = fused(builder, old, before, builder.fmul(factor, value))
+            builder.store(after, at).align = 4
+            return after
+
+        with cgutils.for_range(builder, count) as columns:
+            for place in sums:
+                builder.store(zero, place)
+            with cgutils.for_range(builder, n_samples) as loop:
+                row = builder.load(pointer(builder, samples, loop.index, whole))
+                x = builder.load(pointer(builder, row, columns.index, vector))
+                x.align = 4
+                start = builder.mul(loop.index, n_out)
+                for n, place in zip(rows, sums, strict=True):
+                    at = builder.add(start, ir.Constant(whole, n))
+                    slope = builder.load(pointer(builder, slopes, at, vector.element))
+                    builder.store(fused(builder, x, filled(builder, slope, vector), builder.load(place)), place)
+            for n, place in zip(rows, sums, strict=True):
+                g = builder.load(place)
+                down = builder.mul(ir.Constant(whole, n), apart)
+                p_row, m_row, v_row = (builder.add(first, down) for first in (p, m, v))
+                moment = move(m_row, columns.index, m_old, m_new, g)
+                if adaptive.literal_value:
+                    square = move(v_row, columns.index, v_old, v_new, builder.fmul(g, g))
+                    moment = builder.fdiv(moment, fused(builder, roots, call(builder, "sqrt", square), epsilon))
+                move(p_row, columns.index, ir.Constant(vector, [1.0] * vector.count), scale, moment)
         return context.get_dummy_value()
 
-    return types.void(kind, samples, n_samples, index, slopes, n_out, first, sums), generate
+    given = kind, size, adaptive, samples, n_samples, count, slopes, n_out, p, m, v, apart, factors, rate
+    return types.void(*given), generate
 
 
 @njit(nogil=True)
@@ -201,25 +227,6 @@ def linear_down(kind, slopes, n_samples, n_out, weight, width, out):
 
 
 @njit(nogil=True, inline="always")
-def update_vector(kind, p, m, v, index, g, factors, rate):
-    """One step of the optimiser for the vector number `index` of a parameter with the gradient g."""
-    moment = fma(
-        splat(kind, number(kind, real(factors, M_OLD))),
-        load(kind, m, index),
-        mul(splat(kind, number(kind, real(factors, M_NEW))), g),
-    )
-    store(kind, m, index, moment)
-    move = splat(kind, number(kind, -rate * real(factors, SCALE)))
-    if real(factors, ADAPTIVE) != 0:
-        square = mul(splat(kind, number(kind, real(factors, V_NEW))), mul(g, g))
-        square = fma(splat(kind, number(kind, real(factors, V_OLD))), load(kind, v, index), square)
-        store(kind, v, index, square)
-        below = fma(splat(kind, number(kind, real(factors, ROOT))), root(square), splat(kind, number(kind, EPSILON)))
-        moment = div(moment, below)
-    store(kind, p, index, fma(move, moment, load(kind, p, index)))
-
-
-@njit(nogil=True, inline="always")
 def update_one(kind, p, m, v, index, g, factors, rate):
     """The same for the single number `index`."""
     moment = number(kind, real(factors, M_OLD)) * get(kind, m, index) + number(kind, real(factors, M_NEW)) * g
@@ -232,17 +239,33 @@ def update_one(kind, p, m, v, index, g, factors, rate):
 
 
 @njit(nogil=True)
-def linear_update(kind, samples, n_samples, width, slopes, n_out, p, m, v, factors, rate, sums):
+def linear_update(kind, samples, n_samples, width, slopes, n_out, p, m, v, factors, rate):
     """Moves weights (n_out, width) by their gradient, sums over samples of slope times sample, 4 outputs at a time."""
     whole = width // lanes(kind)
-    bytes_of_row = width * item_bytes(kind)
-    for h in range(0, n_out, 4):
-        for f in range(whole):
-            outer(kind, samples, n_samples, f, slopes, n_out, h, sums)
-            for k in range(min(4, n_out - h)):
-                row = (h + k) * bytes_of_row
-                g = load(kind, sums, k)
-                update_vector(kind, p + row, m + row, v + row, f, g, factors, rate)
+    apart = width * item_bytes(kind)
+    adaptive = real(factors, ADAPTIVE) != 0
+    h = 0
+    while h < n_out:
+        many = n_out - h >= 4
+        place = slopes + h * item_bytes(kind)
+        down = h * apart
+        if many and adaptive:
+            learn(
+                kind, 4, 1, samples, n_samples, whole, place, n_out, p + down, m + down, v + down, apart, factors, rate
+            )
+        elif many:
+            learn(
+                kind, 4, 0, samples, n_samples, whole, place, n_out, p + down, m + down, v + down, apart, factors, rate
+            )
+        elif adaptive:
+            learn(
+                kind, 1, 1, samples, n_samples, whole, place, n_out, p + down, m + down, v + down, apart, factors, rate
+            )
+        else:
+            learn(
+                kind, 1, 0, samples, n_samples, whole, place, n_out, p + down, m + down, v + down, apart, factors, rate
+            )
+        h += 4 if many else 1
     for h in range(n_out):
         for f in range(whole * lanes(kind), width):
             g = number(kind, 0)
@@ -401,7 +424,7 @@ def gather_angles(kind, parameters, stride, replicas, weight, n_weights, out):
 def forward(kind, head, memory, parameters, replicas, batch, training):
     """Runs a head for the samples whose addresses lie at SAMPLES; returns whether an angle is not finite."""
     size = item_bytes(kind)
-    stride = integer(head, N_PARAMETERS) * size
+    stride = integer(head, STRIDE_OF_REPLICA) * size
     values = integer(head, VALUES)
     sums = memory + integer(head, SUMS)
     n = replicas * batch
@@ -453,9 +476,8 @@ def forward(kind, head, memory, parameters, replicas, batch, training):
 def backward(kind, head, memory, parameters, m, v, replicas, batch, factors, rates):
     """Undoes `forward` from the gradient of its result, and moves every parameter as soon as its gradient is known."""
     size = item_bytes(kind)
-    stride = integer(head, N_PARAMETERS) * size
+    stride = integer(head, STRIDE_OF_REPLICA) * size
     values = integer(head, VALUES)
-    sums = memory + integer(head, SUMS)
     n = replicas * batch
     for k in range(integer(head, N_OPERATIONS) - 1, -1, -1):
         row = integer(head, OPERATIONS) + 8 * k * N_FIELDS
@@ -488,7 +510,7 @@ def backward(kind, head, memory, parameters, m, v, replicas, batch, factors, rat
                 if learns and integer(row, TRAINED):
                     mine = samples + 8 * r * batch
                     state = parameters + weight, m + weight, v + weight
-                    linear_update(kind, mine, batch, width, slopes, n_out, *state, of_step, rate, sums)
+                    linear_update(kind, mine, batch, width, slopes, n_out, *state, of_step, rate)
                 if learns and integer(row, BIAS_TRAINED):
                     state = parameters + bias, m + bias, v + bias
                     bias_update(kind, slopes, batch, n_out, *state, of_step, rate)
@@ -539,7 +561,7 @@ def train(
     answers are added to it. Returns in how many steps an angle was not finite.
     """
     steps, n_replicas, batch = index.shape
-    stride = integer(head, N_PARAMETERS) * item_bytes(kind)
+    stride = integer(head, STRIDE_OF_REPLICA) * item_bytes(kind)
     classes = integer(head, CLASSES)
     values = integer(head, VALUES)
     samples = memory + integer(head, SAMPLES)
@@ -580,7 +602,7 @@ def evaluate(kind, head, memory, table, row_bytes, index, parameters, out, repli
 
     Returns how many times an angle was not finite.
     """
-    stride = integer(head, N_PARAMETERS) * item_bytes(kind)
+    stride = integer(head, STRIDE_OF_REPLICA) * item_bytes(kind)
     classes = integer(head, CLASSES)
     samples = memory + integer(head, SAMPLES)
     logits = memory + integer(integer(head, VALUES), 2 * integer(head, RESULT))

@@ -93,10 +93,13 @@ def _fit_group(build, features, labels, splits, replicas, config, orders, pace, 
     """Trains R replicas together: N samples of F features and K classes, in batches of B."""
     start = time.perf_counter()
     dtype = getattr(torch, config.precision(whole=False))
-    modules = [build(r.seed).to(device=features.device, dtype=dtype) for r in replicas]
+    modules = [build(r.seed) for r in replicas]
+    if any(p.dtype != dtype or p.device != features.device for p in modules[0].parameters()):
+        modules = [module.to(device=features.device, dtype=dtype) for module in modules]
     samples = Samples(features.to(dtype), labels, replicas)
     heads = (TorchHeads if reason else fused.FusedHeads)(modules, samples.table, [r.rates for r in replicas], config)
-    orders_of = [orders(splits.indices(r.split, "train"), r.seed, config.epochs) for r in replicas]  # R of (epochs, n)
+    given = [orders(splits.indices(r.split, "train"), r.seed, config.epochs) for r in replicas]  # R of (epochs, n)
+    batches = np.stack([batches_of(order, config.batch_size) for order in given], axis=2)  # (epochs, steps, R, B)
     chosen = stack_indices([splits.indices(r.split, selection_subset(splits)) for r in replicas])
     chosen_targets, chosen_rows = samples.targets_and_rows(chosen)  # each (R, n)
     history = np.zeros((len(replicas), config.epochs, 2, 2))  # [train, selection] x [loss, accuracy]
@@ -106,8 +109,7 @@ def _fit_group(build, features, labels, splits, replicas, config, orders, pace, 
         watch(steps, replicas, heads.parameters)
     for epoch in progress(range(config.epochs), label):
         decay = pace(epoch) if pace else lr_decay(epoch, config)
-        batches = [batches_of(order[epoch], config.batch_size) for order in orders_of]
-        targets, rows = samples.targets_and_rows(np.stack(batches, axis=1))  # (steps, R, B), -1 where a batch is short
+        targets, rows = samples.targets_and_rows(batches[epoch])  # (steps, R, B), -1 where a batch is short
         at_once = 1 if watch else len(rows)
         # loss and accuracy on training samples are those met on the way, as in the published code
         seen = np.zeros((len(replicas), 2))
