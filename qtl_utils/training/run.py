@@ -70,6 +70,7 @@ def run_variant(variant: str, inputs: Inputs, config: RunConfig, keys: dict[str,
         "all_seeds_seconds": fit.seconds.sum(),
         "one_seed_seconds": one_seed_seconds(variant, fit, inputs, config),
         "peak_memory_bytes": memory.bytes,
+        "trained_by": fit.path,
     }
     counts = model_parameters(variant, inputs, config)
     rows = [
