@@ -16,11 +16,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from qtl_utils.study import extensions, paths
+from qtl_utils.study import extensions, forks, paths
 from qtl_utils.study.environment import available_cores
 from qtl_utils.study.errors import StudyError
 from qtl_utils.study.names import unknown_name
-from qtl_utils.study.notebook import failure_of, keep_failed
+from qtl_utils.study.notebook import failure_of, keep_failed, kernel_environment
 from qtl_utils.study.steps import Step, steps_of
 from qtl_utils.study.study import StudyConfig
 from qtl_utils.study.study_file import check_names, find_study, load_study, parse_overrides
@@ -88,7 +88,10 @@ def _compute(study: StudyConfig, folder: Path, options: argparse.Namespace) -> i
     steps = steps_of(study)
     paths.sweep(folder)
     _forget_unfinished(steps, folder)
-    with _interrupts() as interrupted:
+    at_hand = contextlib.nullcontext()
+    if options.profile == "local":
+        at_hand = forks.at_hand(kernel_environment(study.threads), study.threads)
+    with _interrupts() as interrupted, at_hand:
         code = _snakemake(folder, options)
         while code and not interrupted and _mark_died(steps, folder):
             code = _snakemake(folder, options)  # goes on with what waited for them

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from qtl_utils.study import forks
 from qtl_utils.study.environment import THREAD_VARIABLES
 from qtl_utils.study.paths import PROJECT, atomic, scratch
 
@@ -111,7 +112,7 @@ def run_notebook(
                 language="python",
                 cwd=str(PROJECT),
                 progress_bar=False,
-                kernel_manager_class=_kernel_manager(f"{sockets}/k", variables),
+                kernel_manager_class=_kernel_manager(f"{sockets}/k", variables, forks.address_for(threads)),
             )
         except (PapermillExecutionError, DeadKernelError) as error:
             message = _explain(path, error)
@@ -130,7 +131,7 @@ def kernel_environment(threads: int) -> dict[str, str]:
     }
 
 
-def _kernel_manager(socket: str, environment: dict[str, str]) -> type:
+def _kernel_manager(socket: str, environment: dict[str, str], forked_at: str | None) -> type:
     from ipykernel.kernelspec import get_kernel_dict
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
@@ -148,8 +149,26 @@ def _kernel_manager(socket: str, environment: dict[str, str]) -> type:
         def __init__(self, **settings):
             told = {"transport": "ipc", "ip": socket, "connection_file": f"{socket}.json"}
             super().__init__(**settings | told)
+            if forked_at:
+                self.provisioner = _provisioner(self, forked_at)
 
     return ThisInterpreter
+
+
+def _provisioner(manager, address: str):
+    """Has kernels forked at `address` for a kernel manager; where nobody answers there, it starts them itself."""
+    from jupyter_client.provisioning import LocalProvisioner
+
+    class Forking(LocalProvisioner):
+        async def launch_kernel(self, cmd, **settings):
+            try:
+                self.process = forks.ForkedKernel(address, cmd, settings["env"], settings.get("cwd") or os.getcwd())
+            except OSError:
+                return await super().launch_kernel(cmd, **settings)
+            self.pid = self.pgid = self.process.pid
+            return self.connection_info
+
+    return Forking(parent=manager, kernel_id=manager.kernel_id, kernel_spec=manager.kernel_spec)
 
 
 def keep_failed(part: str | Path, out: str | Path, message: str) -> None:
