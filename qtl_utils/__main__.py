@@ -90,7 +90,7 @@ def _compute(study: StudyConfig, folder: Path, options: argparse.Namespace) -> i
     _forget_unfinished(steps, folder)
     at_hand = contextlib.nullcontext()
     if options.profile == "local":
-        at_hand = forks.at_hand(kernel_environment(study.threads), study.threads)
+        at_hand = forks.at_hand(kernel_environment(study.threads), study.threads, "qtl_utils.training.warm")
     with _interrupts() as interrupted, at_hand:
         code = _snakemake(folder, options)
         while code and not interrupted and _mark_died(steps, folder):

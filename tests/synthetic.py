@@ -93,7 +93,14 @@ def run(
         slow = variant in ("B", "A-joint")
         costs = {"all_seeds_seconds": 40.0, "one_seed_seconds": 50 * level if slow else 30 * (1 - level)}
         rates = {"lr_classical": 4e-4, "lr_quantum": np.nan, "lr_backbone": np.nan}
-        row = {"n_seeds": seeds, **rates, "skipped_reason": "", **costs, "peak_memory_bytes": 3e8}
+        row = {
+            "n_seeds": seeds,
+            **rates,
+            "skipped_reason": "",
+            **costs,
+            "peak_memory_bytes": 3e8,
+            "trained_by": "fused",
+        }
         variants.append({**common, "variant": variant, **counts, **row})
     for variant in skipped:
         row = dict.fromkeys([*runs.COUNTS, *runs.LEARNING_RATES, *runs.COSTS])

@@ -41,9 +41,10 @@ END_WITH_PARENT = 1  # Linux's PR_SET_PDEATHSIG
 
 
 @contextlib.contextmanager
-def at_hand(environment: dict[str, str], threads: int) -> Iterator[None]:
+def at_hand(environment: dict[str, str], threads: int, warming: str = "") -> Iterator[None]:
     """Has kernels forked, in jobs that start meanwhile, whose `environment` has `threads` threads.
 
+    `warming`: a module whose import prepares what all kernels need, and at first may take long.
     On other systems than Linux nothing happens, and every kernel starts as usual.
     """
     from qtl_utils.study.paths import scratch
@@ -53,7 +54,7 @@ def at_hand(environment: dict[str, str], threads: int) -> Iterator[None]:
         return
     with scratch() as folder:
         address = str(folder / "s")
-        command = [sys.executable, "-P", "-m", "qtl_utils.study.forks", address]
+        command = [sys.executable, "-P", "-m", "qtl_utils.study.forks", address, warming]
         server = subprocess.Popen(command, env=os.environ | environment, stdin=subprocess.DEVNULL)
         os.environ[ADDRESS] = f"{threads}:{address}"
         try:
@@ -79,14 +80,23 @@ class ForkedKernel:
         self.args = command
         self.returncode = None
         self._line = socket.socket(socket.AF_UNIX)
-        self._line.connect(address)
-        request = {"arguments": command, "environment": environment, "folder": folder}
-        socket.send_fds(self._line, [json.dumps(request).encode() + b"\n"], [0, 1, 2])
         self._answers = self._line.makefile()
-        answer = self._answers.readline()
-        if not answer:
-            raise OSError(f"nobody forks kernels at {address}")
+        request = {"arguments": command, "environment": environment, "folder": folder}
+        try:
+            self._line.connect(address)
+            socket.send_fds(self._line, [json.dumps(request).encode() + b"\n"], [0, 1, 2])
+            answer = self._answers.readline()
+            if not answer:
+                raise OSError(f"nobody forks kernels at {address}")
+        except OSError:
+            self.hang_up()
+            raise
         self.pid = int(answer)
+
+    def hang_up(self) -> None:
+        """Ends the connection, and with it a kernel that lives."""
+        self._answers.close()
+        self._line.close()
 
     def poll(self) -> int | None:
         """The exit code, negative for a signal; None while the kernel lives."""
@@ -99,6 +109,7 @@ class ForkedKernel:
             self._line.settimeout(timeout)
             answer = self._answers.readline()
             self.returncode = int(answer) if answer else -signal.SIGKILL  # or the run itself is gone
+            self.hang_up()
         return self.returncode
 
     def send_signal(self, number: int) -> None:
@@ -121,8 +132,11 @@ def address_for(threads: int) -> str | None:
 # ---- the process that forks
 
 
-def serve(address: str) -> None:
-    """Forks a kernel for every request until the process that started this one is gone."""
+def serve(address: str, warming: str = "") -> None:
+    """Forks a kernel for every request until the process that started this one is gone.
+
+    The first fork imports `warming`, so that nobody waits meanwhile; what it left on disk is then read here.
+    """
     run = os.getppid()
     for name in PACKAGES:
         with contextlib.suppress(ImportError):
@@ -132,15 +146,20 @@ def serve(address: str) -> None:
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)
     listener.listen(64)
+    first = os.fork() if warming else 0
+    if warming and not first:
+        ctypes.CDLL(None).prctl(END_WITH_PARENT, signal.SIGKILL)
+        importlib.import_module(warming)
+        os._exit(0)
     try:
-        _answer(listener, lines, run)
+        _answer(listener, lines, run, {first: warming})
     finally:
         for pid in lines:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
 
-def _answer(listener: socket.socket, lines: dict[int, socket.socket], run: int) -> None:
+def _answer(listener: socket.socket, lines: dict[int, socket.socket], run: int, warming: dict[int, str]) -> None:
     with selectors.PollSelector() as selector:
         selector.register(listener, selectors.EVENT_READ)
         while os.getppid() == run:
@@ -156,6 +175,8 @@ def _answer(listener: socket.socket, lines: dict[int, socket.socket], run: int) 
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(key.data, signal.SIGKILL)
             for pid, code in _ended():
+                if pid in warming and code == 0:
+                    importlib.import_module(warming[pid])
                 if line := lines.pop(pid, None):
                     with contextlib.suppress(OSError):
                         line.sendall(f"{code}\n".encode())
@@ -228,15 +249,17 @@ def _become(request: dict, streams: list[int]) -> None:
 
 
 def _draw_anew() -> None:
-    """Global random numbers differ from kernel to kernel, as where each started by itself; torch's start the same."""
+    """Global random numbers differ from kernel to kernel, as where each started by itself."""
     import random
 
     import numpy as np
+    import torch
 
     random.seed()
     np.random.seed()
+    torch.seed()
 
 
 if __name__ == "__main__":
     with contextlib.suppress(KeyboardInterrupt):
-        serve(sys.argv[1])
+        serve(*sys.argv[1:])
