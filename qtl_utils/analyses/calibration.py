@@ -90,10 +90,17 @@ Head = Callable[[np.ndarray], np.ndarray]  # features (n, d) -> predicted classe
 
 def _ridge(x: np.ndarray, y: np.ndarray, n_classes: int, strength: float) -> Head:
     """Least squares on one-hot labels with an L2 penalty."""
-    inputs = np.c_[x, np.ones(len(x))]
+    inputs = _with_ones(x)
     targets = np.eye(n_classes)[y] - 1 / n_classes
     weights = np.linalg.solve(inputs.T @ inputs + strength * np.eye(inputs.shape[1]), inputs.T @ targets)
-    return lambda new: (np.c_[new, np.ones(len(new))] @ weights).argmax(1)
+    return lambda new: (_with_ones(new) @ weights).argmax(1)
+
+
+def _with_ones(x: np.ndarray) -> np.ndarray:
+    """`x` (n, d) with a last column of ones, (n, d + 1)."""
+    out = np.ones((len(x), x.shape[1] + 1))
+    out[:, :-1] = x
+    return out
 
 
 def _centroids(x: np.ndarray, y: np.ndarray, n_classes: int) -> Head:

@@ -100,6 +100,19 @@ def _seconds(folder: Path, name: Path) -> float:
     return round(notebook["metadata"].get("papermill", {}).get("duration") or 0.0, 1)
 
 
+def longest_cells(folder: Path, notebooks: list[Path], n: int = 15) -> list[dict[str, Any]]:
+    """The `n` code cells that took longest: name of the notebook, first line, seconds; none under a second."""
+    found = []
+    for name in notebooks:
+        notebook = json.loads((folder / "notebooks" / name).read_text(encoding="utf-8"))
+        for cell in notebook["cells"]:
+            seconds = cell.get("metadata", {}).get("papermill", {}).get("duration") or 0.0
+            line = next((text for text in "".join(cell["source"]).splitlines() if text.strip()), "")
+            if cell["cell_type"] == "code" and seconds >= 1:
+                found.append({"name": _label(name), "line": _cell(line.replace("`", "")), "seconds": seconds})
+    return sorted(found, key=lambda cell: -cell["seconds"])[:n]
+
+
 # ---- pages
 
 
@@ -129,6 +142,8 @@ def _lay_out(
         "claims": [{name: _cell(str(value)) for name, value in row.items()} for row in claims.to_dict("records")],
         "refuted": int((~claims["confirmed"]).sum()),
         "manifest": manifest,
+        "total_seconds": sum(manifest["notebook_seconds"].values()) or 1.0,
+        "cells": longest_cells(folder, notebooks),
         "shared": shared,
         "rows": rows,
         "study_json": study.model_dump_json(indent=2),

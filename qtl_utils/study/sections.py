@@ -235,6 +235,7 @@ class Notebook:
     alone: bool = False  # it measures times: nothing runs beside it
     after: tuple[str, ...] = ()  # notebooks whose tables it shows, if they succeeded
     tables: str = ""  # how its tables begin that describe one machine, and so are not compared
+    minutes: float = 0.5  # about how long it takes in the default study: longer ones start earlier
 
 
 _STARTED = ("first_seed", "seeds", "steps")
@@ -259,6 +260,7 @@ NOTEBOOKS: list[Notebook] = [
         looks_at="resnet",
         fields=(*_LENT, *_STARTED, "published_images", "published_epochs"),
         tables="doctor_",
+        minutes=1.5,
     ),
     Notebook(
         "05_troubleshooting_simulators",
@@ -267,6 +269,7 @@ NOTEBOOKS: list[Notebook] = [
         ("tables/doctor_simulators.csv",),
         fields=_STARTED,
         tables="doctor_",
+        minutes=1.5,
     ),
     Notebook(
         "05_troubleshooting_optimisation",
@@ -275,6 +278,7 @@ NOTEBOOKS: list[Notebook] = [
         ("tables/doctor_optimisation.csv",),
         fields=_STARTED,
         tables="doctor_",
+        minutes=1,
     ),
     Notebook(
         "05_troubleshooting_evaluation",
@@ -284,6 +288,7 @@ NOTEBOOKS: list[Notebook] = [
         looks_at="resnet",
         fields=(*_LENT, "first_seed", "head_seeds", "epochs", "batch_size", "lr", "confusion", "strangers"),
         tables="doctor_",
+        minutes=3,
     ),
     Notebook(
         "05_troubleshooting_models",
@@ -294,7 +299,14 @@ NOTEBOOKS: list[Notebook] = [
         fields=(),
         tables="doctor_",
     ),
-    Notebook("06_who_learned", "attribution", AttributionConfig, ("tables/who_learned.json",), looks_at="features"),
+    Notebook(
+        "06_who_learned",
+        "attribution",
+        AttributionConfig,
+        ("tables/who_learned.json",),
+        looks_at="features",
+        minutes=1.5,
+    ),
     Notebook("07_results", writes=("tables/answer.json",), looks_at="runs", after=("05_troubleshooting_models",)),
     Notebook(
         "08_published_results",
@@ -304,8 +316,8 @@ NOTEBOOKS: list[Notebook] = [
         looks_at="features",
         on=False,
     ),
-    Notebook("09_can_we_see_it", "calibration", CalibrationConfig, ("tables/calibration.csv",), on=False),
-    Notebook("10_repair", "repair", RepairConfig, ("tables/repair.json",), looks_at="tasks", on=False),
+    Notebook("09_can_we_see_it", "calibration", CalibrationConfig, ("tables/calibration.csv",), on=False, minutes=1.5),
+    Notebook("10_repair", "repair", RepairConfig, ("tables/repair.json",), looks_at="tasks", on=False, minutes=3),
 ]
 
 

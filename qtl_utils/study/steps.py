@@ -5,6 +5,7 @@ notebook failed, it holds what ran and says so in its metadata (see qtl_utils.st
 """
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ class Step:
     after: tuple[str, ...] = ()  # steps it waits for, and then works with what they left
     files: tuple[str, ...] = ()  # the user's own files that it depends on
     alone: bool = False  # it measures times: nothing runs beside it
+    minutes: float = 0.5  # about how long it takes
 
     @property
     def executed(self) -> Path:
@@ -56,6 +58,21 @@ def steps_of(study: StudyConfig) -> list[Step]:
     return steps + sorted(analyses, key=lambda step: step.notebook)
 
 
+def priorities(steps: list[Step]) -> dict[str, int]:
+    """By name: about how many seconds a step takes with the longest chain of steps that wait for it."""
+    waiting = {step.name: [] for step in steps}
+    for step in steps:
+        for name in (*step.needs, *step.after):
+            waiting[name].append(step.name)
+    own = {step.name: int(60 * step.minutes) for step in steps}
+
+    @cache
+    def seconds(name: str) -> int:
+        return own[name] + max(map(seconds, waiting[name]), default=0)
+
+    return {step.name: seconds(step.name) for step in steps}
+
+
 def _reads(told: dict[str, Any]) -> list[str]:
     """The data sets that an analysis is told to look at."""
     return [one["dataset"] for one in (told, *told.get("tasks", ())) if one.get("dataset")]
@@ -68,7 +85,12 @@ def _dataset(study: StudyConfig, dataset: str) -> Step:
         study.dataset_parameters(dataset),
         (f"data/{dataset}/card.json", f"data/{dataset}/splits.json"),
         files=tuple(study.files_of(dataset)),
+        minutes=3 if any(study.backbones[run.backbone].init == "source" for run in _runs_on(study, dataset)) else 0.2,
     )
+
+
+def _runs_on(study: StudyConfig, dataset: str) -> list:
+    return [run for run in study.runs.values() if run.dataset == dataset]
 
 
 def _of(dataset: str) -> str:
@@ -83,6 +105,7 @@ def _run(study: StudyConfig, run: str) -> Step:
         study.run_parameters(run),
         tuple(f"runs/{dataset}/{run}/{file}" for file in RUN_FILES),
         needs=(_of(dataset),),
+        minutes=1,
     )
 
 
@@ -100,4 +123,4 @@ def _analyses(study: StudyConfig) -> list[Step]:
 def _analysis(study: StudyConfig, row: Notebook, runs: tuple[str, ...]) -> Step:
     told = study.told(row.file)
     needs = tuple(dict.fromkeys(_of(name) for name in _reads(told) if name in study.datasets))
-    return Step(row.file, row.file, told, row.writes, needs, after=runs, alone=row.alone)
+    return Step(row.file, row.file, told, row.writes, needs, after=runs, alone=row.alone, minutes=row.minutes)

@@ -130,3 +130,26 @@ def loss_and_right(logits: torch.Tensor, targets: torch.Tensor) -> np.ndarray:
     loss = cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none", ignore_index=-1)
     sums = loss.view(targets.shape).double().sum(1), (logits.argmax(-1) == targets).double().sum(1)
     return torch.stack(sums, 1).cpu().numpy()
+
+
+class Samples:
+    """Features and labels of all samples, as replicas that train on different splits look them up."""
+
+    def __init__(self, features: torch.Tensor, labels: np.ndarray, replicas: Sequence[Replica]):
+        """features: (N, F), or (n_splits, N, F) where splits differ in them."""
+        self.table = features.flatten(0, -2).contiguous()  # (N, F), or (n_splits * N, F)
+        self.labels = np.asarray(labels)
+        self.first = first_rows(features, replicas)
+        self.everything = np.arange(len(labels)) + self.first  # (R, N) rows of the table
+
+    def targets_and_rows(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Class and row of the table for samples (..., R, n); -1, the padding, is no class and reads some row."""
+        filled = np.maximum(index, 0)
+        targets = np.where(index >= 0, self.labels[filled], -1)
+        return targets, filled + self.first
+
+
+def first_rows(features: torch.Tensor, replicas: Sequence[Replica]) -> np.ndarray:
+    """Where the features of each replica's split begin, (R, 1), once those of all splits stand below each other."""
+    split = np.array([r.split for r in replicas])[:, None]
+    return split * (features.shape[-2] if features.ndim == 3 else 0)

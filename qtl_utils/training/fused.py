@@ -12,7 +12,7 @@ from qtl_utils.circuits.vectors import KINDS, VECTOR_BYTES
 from qtl_utils.models.heads import Beside, Squash, TrigonometricFeatures, circuit_angles, is_circuit
 from qtl_utils.study.config import TrainConfig
 from qtl_utils.training import fused_kernels as kernels
-from qtl_utils.training.fits import Rates
+from qtl_utils.training.fits import Rates, Samples
 from qtl_utils.training.stacks import stackable_layers
 
 EVALUATED = 64  # samples that go through a head at once where it is only evaluated
@@ -75,16 +75,16 @@ def _function(layer: nn.Module) -> int | None:
 class FusedHeads:
     """R modules of one shape and their optimiser, trained and evaluated by `fused_kernels`.
 
-    `parameters`: by name, (R, ...), views of one array in which the parameters of a replica lie together; `state`: what
-    `Best` keeps of them.
+    `parameters`: by name, (R, ...), views of one array in which the parameters of a replica lie together.
     """
 
     path = "fused"
 
-    def __init__(self, modules: list[nn.Module], table: torch.Tensor, rates: Sequence[Rates], config: TrainConfig):
-        """table (N, F): features of all samples."""
+    def __init__(self, modules: list[nn.Module], samples: Samples, rates: Sequence[Rates], config: TrainConfig):
         self.config = config
-        self.table = table
+        self.table = samples.table
+        self.labels = np.ascontiguousarray(samples.labels, np.int64)
+        self.first = np.ascontiguousarray(samples.first[:, 0], np.int64)
         self.replicas = len(modules)
         self.batch = config.batch_size
         first = modules[0]
@@ -93,8 +93,7 @@ class FusedHeads:
         self.lanes = self.kind.lanes
         tensors = [dict(m.named_parameters()) | dict(m.named_buffers()) for m in modules]
         self.places, width = _places(tensors[0])
-        self.numbers = torch.zeros(self.replicas, 3, width, dtype=dtype)  # parameters and two moments
-        self.state = {"all": self.numbers[:, 0]}
+        self.numbers = torch.zeros(self.replicas, 4, width, dtype=dtype)  # parameters, 2 moments, the best ones
         names = {name for name, _ in first.named_parameters()}
         views = {name: self._view(name, tensor.shape) for name, tensor in tensors[0].items()}
         for r, of_module in enumerate(tensors):
@@ -103,9 +102,12 @@ class FusedHeads:
         self.parameters = {name: view for name, view in views.items() if name in names}
         self.rates = np.array([(r.classical, r.quantum) for r in rates])
         self.counts = [0, 0]  # updates so far, of classical parameters and of angles
+        self.epochs = 0
+        # right answers and loss of every replica's best epoch, and how many epochs ago it was
+        self.score = np.tile([-1.0, np.inf, 0.0], (self.replicas, 1))
         # replicas with few samples share the lanes of a vector
         self.group = max(1, self.lanes // self.batch)
-        self._lay_out(_Plan(self.places, first, table.shape[1]))
+        self._lay_out(_Plan(self.places, first, self.table.shape[1]))
 
     def _view(self, name: str, shape: torch.Size) -> torch.Tensor:
         start = self.places[name]
@@ -140,7 +142,9 @@ class FusedHeads:
             kernels.VALUES: self.values.ctypes.data,
             kernels.RESULT: plan.result,
             kernels.CLASSES: plan.widths[plan.result],
+            kernels.N_PARAMETERS: self.numbers.shape[2],
             kernels.STRIDE_OF_REPLICA: self.numbers.stride(0),
+            kernels.AT_ONCE: EVALUATED,
             kernels.SUMS: reserve(8, VECTOR_BYTES),
             kernels.SAMPLES: reserve(samples),
             kernels.OTHERS: reserve(samples),
@@ -156,21 +160,25 @@ class FusedHeads:
 
     # ---- work
 
-    def train(self, rows: np.ndarray, targets: np.ndarray, decay) -> np.ndarray:
-        """Trains the steps of `rows` of the table and `targets` (steps, R, B), -1 where there is no sample.
+    def train(self, batches: np.ndarray, decays: Sequence, chosen: np.ndarray | None) -> np.ndarray:
+        """Trains the epochs of `batches` and looks at the samples `chosen` after each, as `TorchHeads.train` does.
 
-        decay: a factor of all rates or one for each of "classical" and "quantum"; at 0 that group rests. Returns the
-        sums of losses and of right answers, (R, 2). Raises ValueError where an angle is not finite.
+        Raises ValueError where an angle is not finite.
         """
-        seen = np.zeros((self.replicas, 2))
-        mean = self.config.reduction == "mean"
+        epochs, steps = batches.shape[:2]
+        history = np.zeros((self.replicas, epochs, 2, 2))
+        factors = np.stack([self._factors(steps, decay) for decay in decays])
+        chosen = np.zeros((self.replicas, 0), int) if chosen is None else chosen
         given = (
-            *map(np.ascontiguousarray, (rows, targets)),
-            mean,
-            *(self.numbers[:, k].data_ptr() for k in range(3)),
-            self._factors(len(rows), decay),
+            self.labels,
+            self.first,
+            *map(np.ascontiguousarray, (batches, chosen)),
+            self.config.reduction == "mean",
+            *(self.numbers[:, k].data_ptr() for k in range(4)),
+            factors,
             self.rates,
-            seen,
+            history,
+            self.score,
         )
 
         def work(first, last):
@@ -178,23 +186,30 @@ class FusedHeads:
 
         if spread(work, -(-self.replicas // self.group), ALWAYS):
             raise ValueError(NOT_FINITE)
-        return seen
+        self.epochs += epochs if chosen.shape[1] else 0
+        return history
 
-    def evaluate(self, rows: np.ndarray) -> torch.Tensor:
-        """Logits (R, n, K) of the rows (R, n) of the table. Raises ValueError where an angle is not finite."""
-        rows = np.ascontiguousarray(rows)
-        out = self.table.new_empty(self.replicas, rows.shape[1], self.classes)
-        given = rows, self.numbers.data_ptr(), out.data_ptr()
+    @property
+    def best_epoch(self) -> np.ndarray:
+        """The epoch (R,), counted from 1, that did best on the chosen samples."""
+        return self.epochs - self.score[:, 2].astype(int)
+
+    def evaluate(self) -> np.ndarray:
+        """Logits (R, N, K) of all samples. Raises ValueError where an angle is not finite."""
+        n = len(self.labels)
+        out = self.table.new_empty(self.replicas, n, self.classes)
+        given = self.first, n, self.numbers.data_ptr(), out.data_ptr()
 
         def work(first, last):
-            return kernels.evaluate(*self._place(), *given, (first, last), EVALUATED)
+            return kernels.evaluate(*self._place(), *given, (first, last))
 
         if spread(work, self.replicas, ALWAYS):
             raise ValueError(NOT_FINITE)
-        return out
+        return out.double().numpy()
 
-    def load(self, state: dict[str, torch.Tensor]) -> None:
-        self.numbers[:, 0].copy_(state["all"])
+    def load_best(self) -> None:
+        """Takes the parameters of the best epoch."""
+        self.numbers[:, 0] = self.numbers[:, 3]
 
     def _place(self) -> tuple:
         """The head, the memory of this thread and the table, as the kernels are given them."""

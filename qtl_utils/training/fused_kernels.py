@@ -67,7 +67,9 @@ N_FIELDS = 17
     VALUES,  # address of (values, 2): where in the memory of a thread a value begins, and its gradient
     RESULT,  # the value that holds the logits
     CLASSES,
+    N_PARAMETERS,  # of a replica, with what fills up a vector behind each of them
     STRIDE_OF_REPLICA,  # numbers from the parameters of one replica to those of the next
+    AT_ONCE,  # samples that are looked at together
     SUMS,  # where in the memory of a thread there is room for 8 vectors,
     SAMPLES,  # for the addresses of a group's rows of the table,
     OTHERS,  # and of another value,
@@ -75,7 +77,7 @@ N_FIELDS = 17
     SLOPES,  # their gradients
     PARTS,  # by sample,
     SCRATCH,  # and for what the backward pass of a circuit needs
-) = range(13)
+) = range(15)
 
 # An update: m = M_OLD m + M_NEW g and v = V_OLD v + V_NEW g^2, then p -= rate SCALE m / (ROOT sqrt(v) + EPSILON);
 # without the quotient where it is not ADAPTIVE, and not at all where it RESTS. Eight numbers a step and a rate.
@@ -380,7 +382,7 @@ def products_down(kind, x, y, n_samples, width, slopes, n_out, out):
 def entropy(kind, logits, classes, target, share, slopes):
     """Cross-entropy of one sample and whether it is right (1.0); the gradient times `share` goes to `slopes`.
 
-    target -1: no sample.
+    target -1: no sample. slopes 0: no gradient is asked for.
     """
     best = 0
     most = get(kind, logits, 0)
@@ -392,7 +394,7 @@ def entropy(kind, logits, classes, target, share, slopes):
     together = number(kind, 0)
     for k in range(classes):
         together += number(kind, math.exp(get(kind, logits, k) - most))
-    for k in range(classes):
+    for k in range(classes if slopes else 0):
         part = number(kind, math.exp(get(kind, logits, k) - most)) / together
         if k == target:
             part -= number(kind, 1)
@@ -549,18 +551,69 @@ def backward(kind, head, memory, parameters, m, v, replicas, batch, factors, rat
                     put(kind, below, i * width + f, value)
 
 
+@njit(nogil=True)
+def look(kind, head, memory, table, row_bytes, index, labels, first_row, parameters):
+    """Sums of loss and right answers over the samples `index` of one replica, and whether an angle was not finite.
+
+    Samples of -1 are none; those behind the first of them are not looked at.
+    """
+    classes = integer(head, CLASSES)
+    samples = memory + integer(head, SAMPLES)
+    logits = memory + integer(integer(head, VALUES), 2 * integer(head, RESULT))
+    at_once = integer(head, AT_ONCE)
+    losses = 0.0
+    rights = 0.0
+    bad = 0
+    start = 0
+    while start < len(index) and index[start] >= 0:
+        count = 0
+        while count < at_once and start + count < len(index) and index[start + count] >= 0:
+            put_integer(samples, count, table + (first_row + index[start + count]) * row_bytes)
+            count += 1
+        bad += forward(kind, head, memory, parameters, 1, count, False)
+        for i in range(count):
+            place = logits + i * classes * item_bytes(kind)
+            loss, right = entropy(kind, place, classes, labels[index[start + i]], number(kind, 0), 0)
+            losses += loss
+            rights += right
+        start += count
+    return losses, rights, bad
+
+
 @njit(nogil=True, cache=True)
 def train(
-    kind, head, memory, table, row_bytes, index, targets, mean, parameters, m, v, factors, rates, seen, groups, size
+    kind,
+    head,
+    memory,
+    table,
+    row_bytes,
+    labels,
+    first_rows,
+    batches,
+    chosen,
+    mean,
+    parameters,
+    m,
+    v,
+    best,
+    factors,
+    rates,
+    history,
+    score,
+    groups,
+    size,
 ):
-    """Trains the groups groups[0] ... groups[1] - 1, of `size` replicas each, through all steps of `index`.
+    """Trains the groups groups[0] ... groups[1] - 1, of `size` replicas each, through the epochs of `batches`.
 
-    index and targets: (steps, R, B), rows of the table at `table` and classes, -1 where there is no sample. mean:
-    whether the loss of a batch is the mean of its samples' or their sum. parameters, m, v: addresses, (R, parameters).
-    factors: (steps, 2, N_FACTORS) and rates (R, 2), for classical parameters and angles. seen (R, 2): losses and right
-    answers are added to it. Returns in how many steps an angle was not finite.
+    batches: (epochs, steps, R, B), samples, -1 where there is none; row first_rows[r] + i of the table at `table` holds
+    the features of sample i for replica r. mean: whether the loss of a batch is the mean of its samples' or their sum.
+    chosen (R, n): samples looked at after every epoch, or (R, 0). parameters, m, v, best: addresses of the numbers of
+    replica 0; `best` are the parameters after the epoch that did best on these samples.
+    factors: (epochs, steps, 2, N_FACTORS) and rates (R, 2), for classical parameters and angles. Added up in history
+    (R, epochs, 2, 2): losses and right answers while training, and on the chosen samples. score (R, 3): right answers
+    and loss of the best epoch so far, and how many epochs ago that was. Returns how often an angle was not finite.
     """
-    steps, n_replicas, batch = index.shape
+    epochs, steps, n_replicas, batch = batches.shape
     stride = integer(head, STRIDE_OF_REPLICA) * item_bytes(kind)
     classes = integer(head, CLASSES)
     values = integer(head, VALUES)
@@ -572,47 +625,65 @@ def train(
         first = group * size
         replicas = min(size, n_replicas - first)
         at = first * stride
-        for step in range(steps):
-            for r in range(replicas):
-                for b in range(batch):
-                    put_integer(samples, r * batch + b, table + index[step, first + r, b] * row_bytes)
-            bad += forward(kind, head, memory, parameters + at, replicas, batch, True)
-            for r in range(replicas):
-                share = 1.0
-                if mean:
-                    count = 0
+        for epoch in range(epochs):
+            for step in range(steps):
+                for r in range(replicas):
                     for b in range(batch):
-                        count += targets[step, first + r, b] >= 0
-                    share = 1.0 / max(count, 1)
-                for b in range(batch):
-                    place = (r * batch + b) * classes * item_bytes(kind)
-                    target = targets[step, first + r, b]
-                    loss, right = entropy(kind, logits + place, classes, target, number(kind, share), slopes + place)
-                    seen[first + r, 0] += loss
-                    seen[first + r, 1] += right
-            of_step = factors.ctypes.data + 8 * step * 2 * N_FACTORS
-            of_group = rates.ctypes.data + 8 * 2 * first
-            backward(kind, head, memory, parameters + at, m + at, v + at, replicas, batch, of_step, of_group)
+                        row = first_rows[first + r] + max(batches[epoch, step, first + r, b], 0)
+                        put_integer(samples, r * batch + b, table + row * row_bytes)
+                bad += forward(kind, head, memory, parameters + at, replicas, batch, True)
+                for r in range(replicas):
+                    share = 1.0
+                    if mean:
+                        count = 0
+                        for b in range(batch):
+                            count += batches[epoch, step, first + r, b] >= 0
+                        share = 1.0 / max(count, 1)
+                    for b in range(batch):
+                        place = (r * batch + b) * classes * item_bytes(kind)
+                        sample = batches[epoch, step, first + r, b]
+                        target = labels[sample] if sample >= 0 else -1
+                        loss, right = entropy(
+                            kind, logits + place, classes, target, number(kind, share), slopes + place
+                        )
+                        history[first + r, epoch, 0, 0] += loss
+                        history[first + r, epoch, 0, 1] += right
+                of_step = factors.ctypes.data + 8 * (epoch * steps + step) * 2 * N_FACTORS
+                of_group = rates.ctypes.data + 8 * 2 * first
+                backward(kind, head, memory, parameters + at, m + at, v + at, replicas, batch, of_step, of_group)
+            if chosen.shape[1] == 0:
+                continue
+            for r in range(first, first + replicas):
+                mine = parameters + r * stride
+                loss, right, wrong = look(kind, head, memory, table, row_bytes, chosen[r], labels, first_rows[r], mine)
+                bad += wrong
+                history[r, epoch, 1, 0] += loss
+                history[r, epoch, 1, 1] += right
+                score[r, 2] += 1
+                if loss != loss:
+                    loss = math.inf
+                if right > score[r, 0] or (right == score[r, 0] and loss < score[r, 1]):
+                    score[r, 0] = right
+                    score[r, 1] = loss
+                    score[r, 2] = 0
+                    for k in range(integer(head, N_PARAMETERS)):
+                        put(kind, best + r * stride, k, get(kind, mine, k))
     return bad
 
 
 @njit(nogil=True, cache=True)
-def evaluate(kind, head, memory, table, row_bytes, index, parameters, out, replicas, at_once):
-    """Writes the logits (R, n, K) of the rows `index`, (R, n) or (1, n) for all, for the replicas of a range.
-
-    Returns how many times an angle was not finite.
-    """
+def evaluate(kind, head, memory, table, row_bytes, first_rows, n, parameters, out, replicas):
+    """Writes the logits (R, n, K) of all `n` samples for the replicas of a range; how often an angle was not finite."""
     stride = integer(head, STRIDE_OF_REPLICA) * item_bytes(kind)
     classes = integer(head, CLASSES)
     samples = memory + integer(head, SAMPLES)
     logits = memory + integer(integer(head, VALUES), 2 * integer(head, RESULT))
-    n = index.shape[1]
+    at_once = integer(head, AT_ONCE)
     bad = 0
     for r in range(replicas[0], replicas[1]):
         for first in range(0, n, at_once):
             count = min(at_once, n - first)
-            for i in range(count):
-                put_integer(samples, i, table + index[min(r, index.shape[0] - 1), first + i] * row_bytes)
+            address_rows(samples, table + (first_rows[r] + first) * row_bytes, count, row_bytes)
             bad += forward(kind, head, memory, parameters + r * stride, 1, count, False)
             for i in range(count * classes):
                 put(kind, out, (r * n + first) * classes + i, get(kind, logits, i))

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -19,7 +19,9 @@ from qtl_utils.training.fits import (
     Fit,
     Rates,
     Replica,
+    Samples,
     batches_of,
+    first_rows,
     join_fits,
     loss_and_right,
     lr_decay,
@@ -33,6 +35,7 @@ from qtl_utils.training.stacks import Stack
 MAX_PARAMETERS = 1_000_000  # of all replicas that torch trains at once: what stays in cache is faster
 MAX_AMPLITUDES = 2**18  # samples x 2^n_qubits that go through PennyLane's simulators at once; ours takes any number
 MAX_SAMPLES = 2**17  # samples x replicas that go through a head at once
+BLOCK_SECONDS = 0.5  # of epochs that are trained in one go
 
 
 def fit_heads(
@@ -97,62 +100,101 @@ def _fit_group(build, features, labels, splits, replicas, config, orders, pace, 
     if any(p.dtype != dtype or p.device != features.device for p in modules[0].parameters()):
         modules = [module.to(device=features.device, dtype=dtype) for module in modules]
     samples = Samples(features.to(dtype), labels, replicas)
-    heads = (TorchHeads if reason else fused.FusedHeads)(modules, samples.table, [r.rates for r in replicas], config)
+    heads = (TorchHeads if reason else fused.FusedHeads)(modules, samples, [r.rates for r in replicas], config)
     given = [orders(splits.indices(r.split, "train"), r.seed, config.epochs) for r in replicas]  # R of (epochs, n)
     batches = np.stack([batches_of(order, config.batch_size) for order in given], axis=2)  # (epochs, steps, R, B)
-    chosen = stack_indices([splits.indices(r.split, selection_subset(splits)) for r in replicas])
-    chosen_targets, chosen_rows = samples.targets_and_rows(chosen)  # each (R, n)
-    history = np.zeros((len(replicas), config.epochs, 2, 2))  # [train, selection] x [loss, accuracy]
-    best = Best(len(replicas), heads.state)
-    steps = 0
+    chosen = stack_indices([splits.indices(r.split, selection_subset(splits)) for r in replicas])  # (R, n)
+    history = np.zeros((len(replicas), config.epochs, 2, 2))  # [train, selection] x [loss, accuracy], as sums
+    decays = [pace(epoch) if pace else lr_decay(epoch, config) for epoch in range(config.epochs)]
     if watch:
-        watch(steps, replicas, heads.parameters)
-    for epoch in progress(range(config.epochs), label):
-        decay = pace(epoch) if pace else lr_decay(epoch, config)
-        targets, rows = samples.targets_and_rows(batches[epoch])  # (steps, R, B), -1 where a batch is short
-        at_once = 1 if watch else len(rows)
-        # loss and accuracy on training samples are those met on the way, as in the published code
-        seen = np.zeros((len(replicas), 2))
-        for first in range(0, len(rows), at_once):
-            part = slice(first, first + at_once)
-            seen += heads.train(rows[part], targets[part], decay)
-            if watch:
-                steps += 1
-                watch(steps, replicas, heads.parameters)
-        history[:, epoch, 0] = seen / (targets >= 0).sum((0, 2))[:, None]
-        on_chosen = loss_and_right(heads.evaluate(chosen_rows), torch.as_tensor(chosen_targets, device=features.device))
-        history[:, epoch, 1] = on_chosen / (chosen_targets >= 0).sum(1, keepdims=True)
-        best.update(epoch, history[:, epoch, 1], heads.state)
+        watch(0, replicas, heads.parameters)
+    epoch = 0
+    bar = iter(progress(range(config.epochs), label))
+    for count in _blocks(config.epochs, 1 if watch else config.epochs):
+        block = slice(epoch, epoch + count)
+        if watch:
+            history[:, block] = _watched(heads, batches[block], decays[block], chosen, epoch, replicas, watch)
+        else:
+            history[:, block] = heads.train(batches[block], decays[block], chosen)
+        epoch += count
+        for _ in range(count):
+            next(bar)
+    next(bar, None)  # which takes it away
+    # loss and accuracy on training samples are those met on the way, as in the published code
+    history[:, :, 0] /= (batches >= 0).sum((1, 3)).T[:, :, None]
+    history[:, :, 1] /= (chosen >= 0).sum(1)[:, None, None]
     weights = {name: p.detach().clone().cpu() for name, p in heads.parameters.items()}
-    logits = {"last": heads.evaluate(samples.everything).double().cpu().numpy()}
-    heads.load(best.parameters)
-    logits["best"] = heads.evaluate(samples.everything).double().cpu().numpy()
+    logits = {"last": heads.evaluate()}
+    heads.load_best()
+    logits["best"] = heads.evaluate()
     seconds = np.full(len(replicas), (time.perf_counter() - start) / len(replicas))
-    return Fit(tuple(replicas), history, best.epoch, logits, weights, seconds, heads.path + (reason and f" ({reason})"))
+    path = heads.path + (reason and f" ({reason})")
+    return Fit(tuple(replicas), history, heads.best_epoch, logits, weights, seconds, path)
+
+
+def _blocks(epochs: int, most: int) -> Iterator[int]:
+    """How many epochs to train in one go, at most `most`: one first, then as many as take about half a second."""
+    count = 1
+    while epochs:
+        count = min(count, most, epochs)
+        start = time.perf_counter()
+        yield count
+        epochs -= count
+        count = max(1, int(BLOCK_SECONDS * count / max(time.perf_counter() - start, 1e-6)))
+
+
+def _watched(heads, batches, decays, chosen, epoch, replicas, watch) -> np.ndarray:
+    """One epoch, step by step, each shown to `watch`; its history."""
+    steps = batches.shape[1]
+    history = np.zeros((len(replicas), 1, 2, 2))
+    for step in range(steps):
+        last = step == steps - 1
+        history += heads.train(batches[:, step : step + 1], decays, chosen if last else None)
+        watch(epoch * steps + step + 1, replicas, heads.parameters)
+    return history
 
 
 class TorchHeads:
     """R modules of one shape and their optimiser, trained and evaluated by torch.
 
-    `parameters`: by name, (R, ...); `state`: what `Best` keeps of them.
+    `parameters`: by name, (R, ...).
     """
 
     path = "torch"
 
-    def __init__(self, modules: list[nn.Module], table: torch.Tensor, rates: Sequence[Rates], config: TrainConfig):
+    def __init__(self, modules: list[nn.Module], samples: Samples, rates: Sequence[Rates], config: TrainConfig):
         self.config = config
-        self.table = table
+        self.samples = samples
+        self.table = samples.table
         self.model = Stack(modules)
-        self.parameters = self.state = self.model.parameters
+        self.parameters = self.model.parameters
         self.step = make_optimizer(self.model, modules[0], rates, config)
+        self.best = Best(len(modules), self.parameters)
+        self.epochs = 0
 
-    def train(self, rows: np.ndarray, targets: np.ndarray, decay) -> np.ndarray:
-        """Trains the steps of `rows` of the table and `targets` (steps, R, B), -1 where there is no sample.
+    def train(self, batches: np.ndarray, decays: Sequence, chosen: np.ndarray | None) -> np.ndarray:
+        """Trains the epochs of `batches` (epochs, steps, R, B) of samples, -1 where there is none.
 
-        decay: a factor of all rates or one for each of "classical" and "quantum". Returns the sums of losses and of
-        right answers, (R, 2).
+        decays: of every epoch, a factor of all rates or one for each of "classical" and "quantum". chosen (R, n):
+        samples that are looked at after every epoch, and tell which is the best; None: none. Returns (R, epochs, 2, 2),
+        sums of losses and of right answers while training and on the chosen samples.
         """
-        rows, targets = (torch.as_tensor(values, device=self.table.device) for values in (rows, targets))
+        history = np.zeros((self.model.replicas, len(batches), 2, 2))
+        for epoch, (steps, decay) in enumerate(zip(batches, decays, strict=True)):
+            history[:, epoch, 0] = self._steps(*self._looked_up(steps), decay)
+            if chosen is None:
+                continue
+            targets, rows = self._looked_up(chosen)
+            sums = loss_and_right(evaluate(self.model, self.table, rows), targets)
+            history[:, epoch, 1] = sums
+            self.best.update(self.epochs, sums / (chosen >= 0).sum(1, keepdims=True), self.parameters)
+            self.epochs += 1
+        return history
+
+    def _looked_up(self, index: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        return tuple(torch.as_tensor(a, device=self.table.device) for a in self.samples.targets_and_rows(index))
+
+    def _steps(self, targets: torch.Tensor, rows: torch.Tensor, decay) -> np.ndarray:
         shares = loss_weights(targets, self.config.reduction, self.table.dtype)
         outputs = []
         for row, target, share in zip(rows, targets, shares, strict=True):  # each (R, B)
@@ -164,29 +206,19 @@ class TorchHeads:
             outputs.append(logits.detach())
         return loss_and_right(torch.cat(outputs, 1), targets.movedim(0, 1).flatten(1))
 
-    def evaluate(self, rows: np.ndarray) -> torch.Tensor:
-        """Logits (R, n, K) of the rows (R, n) of the table."""
-        return evaluate(self.model, self.table, torch.as_tensor(rows, device=self.table.device))
+    @property
+    def best_epoch(self) -> np.ndarray:
+        """The epoch (R,), counted from 1, that did best on the chosen samples."""
+        return self.best.epoch
 
-    def load(self, parameters: dict[str, torch.Tensor]) -> None:
-        self.model.load(parameters)
+    def evaluate(self) -> np.ndarray:
+        """Logits (R, N, K) of all samples."""
+        rows = torch.as_tensor(self.samples.everything, device=self.table.device)
+        return evaluate(self.model, self.table, rows).double().cpu().numpy()
 
-
-class Samples:
-    """Features and labels of all samples, as replicas that train on different splits look them up."""
-
-    def __init__(self, features: torch.Tensor, labels: np.ndarray, replicas: Sequence[Replica]):
-        """features: (N, F), or (n_splits, N, F) where splits differ in them."""
-        self.table = features.flatten(0, -2).contiguous()  # (N, F), or (n_splits * N, F)
-        self.labels = np.asarray(labels)
-        self.first = first_rows(features, replicas)
-        self.everything = np.arange(len(labels)) + self.first  # (R, N) rows of the table
-
-    def targets_and_rows(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Class and row of the table for samples (..., R, n); -1, the padding, is no class and reads some row."""
-        filled = np.maximum(index, 0)
-        targets = np.where(index >= 0, self.labels[filled], -1)
-        return targets, filled + self.first
+    def load_best(self) -> None:
+        """Takes the parameters of the best epoch."""
+        self.model.load(self.best.parameters)
 
 
 def loss_weights(targets: torch.Tensor, reduction: str, dtype: torch.dtype) -> torch.Tensor:
@@ -195,12 +227,6 @@ def loss_weights(targets: torch.Tensor, reduction: str, dtype: torch.dtype) -> t
     if reduction == "mean":
         weights /= weights.sum(-1, keepdim=True)
     return weights
-
-
-def first_rows(features: torch.Tensor, replicas: Sequence[Replica]) -> np.ndarray:
-    """Where the features of each replica's split begin, (R, 1), once those of all splits stand below each other."""
-    split = np.array([r.split for r in replicas])[:, None]
-    return split * (features.shape[-2] if features.ndim == 3 else 0)
 
 
 def predict(

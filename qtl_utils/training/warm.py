@@ -7,17 +7,32 @@ from qtl_utils.circuits.vectors import KINDS
 from qtl_utils.training.fused_kernels import evaluate, train
 
 N = types.int64
-INDEX_3 = types.Array(N, 3, "C")
-INDEX_2 = types.Array(N, 2, "C")
-REAL_3 = types.Array(types.float64, 3, "C")
-REAL_2 = types.Array(types.float64, 2, "C")
 PAIR = types.UniTuple(N, 2)
+
+
+def _integers(dimensions: int) -> types.Array:
+    return types.Array(N, dimensions, "C")
+
+
+def _reals(dimensions: int) -> types.Array:
+    return types.Array(types.float64, dimensions, "C")
+
+
+HEAD = [N] * 4  # the head, the memory of a thread, the table and bytes of its rows
 ARGUMENTS = {  # behind the kind of the vectors
     forward_blocks: [N] * 10,
     backward_blocks: [N] * 13,
     add_up: [N] * 5,
-    train: [N, N, N, N, INDEX_3, INDEX_3, types.boolean, N, N, N, REAL_3, REAL_2, REAL_2, PAIR, N],
-    evaluate: [N, N, N, N, INDEX_2, N, N, PAIR, N],
+    train: [
+        *HEAD,
+        *(_integers(n) for n in (1, 1, 4, 2)),
+        types.boolean,
+        *[N] * 4,
+        *(_reals(n) for n in (4, 2, 4, 2)),
+        PAIR,
+        N,
+    ],
+    evaluate: [*HEAD, _integers(1), N, N, N, PAIR],
 }
 
 for kind in KINDS.values():
