@@ -16,7 +16,7 @@ from qtl_utils.training.fits import Rates, Samples
 from qtl_utils.training.stacks import stackable_layers
 
 EVALUATED = 64  # samples that go through a head at once where it is only evaluated
-MAX_PARAMETERS = 2**25  # of all replicas that are trained in one call
+MAX_PARAMETERS = 2**23  # of all replicas that are trained in one call
 ALWAYS = 2**62  # work of a block for `spread`: worth a thread
 ELEMENTWISE = {
     nn.Identity: kernels.IDENTITY,
@@ -105,9 +105,10 @@ class FusedHeads:
         self.epochs = 0
         # right answers and loss of every replica's best epoch, and how many epochs ago it was
         self.score = np.tile([-1.0, np.inf, 0.0], (self.replicas, 1))
-        # replicas with few samples share the lanes of a vector
-        self.group = max(1, self.lanes // self.batch)
-        self._lay_out(_Plan(self.places, first, self.table.shape[1]))
+        plan = _Plan(self.places, first, self.table.shape[1])
+        # in a circuit, replicas with few samples share the lanes of a vector; else one alone stays in the cache
+        self.group = max(1, self.lanes // self.batch) if plan.programs else 1
+        self._lay_out(plan)
 
     def _view(self, name: str, shape: torch.Size) -> torch.Tensor:
         start = self.places[name]
