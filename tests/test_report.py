@@ -12,7 +12,14 @@ from browser import browser, find_chromium
 from toy_project import write_notebook
 
 from qtl_utils.results.claims import Claims
-from qtl_utils.results.report import _copy_notebook, _read_table, build_report, executed_notebooks, source_hashes
+from qtl_utils.results.report import (
+    _copy_notebook,
+    _read_table,
+    build_report,
+    executed_notebooks,
+    longest_cells,
+    source_hashes,
+)
 from qtl_utils.study.notebook import keep_failed
 from qtl_utils.study.study import StudyConfig
 
@@ -143,6 +150,25 @@ def test_the_manifest_holds_versions_hashes_and_seconds(report):
     assert manifest["notebook_seconds"]["digits/02_train_variant-B"] == 2.5
     assert len(manifest["tables"]["t.csv"]) == 64
     assert manifest["versions"]["torch"]
+
+
+def test_the_page_of_minutes_lists_steps_and_their_longest_cells(report):
+    text = (report / "minutes.html").read_text(encoding="utf-8")
+    manifest = json.loads((report.parent / "manifest.json").read_text(encoding="utf-8"))
+    for name in manifest["notebook_seconds"]:
+        assert f"notebooks/{name}.html" in text
+
+
+def test_the_longest_cells_come_first(tmp_path):
+    seconds = (0.5, 2.0, 30.0)
+    cells = [
+        {"cell_type": "code", "source": ["\n", f"take({n})\n"], "metadata": {"papermill": {"duration": n}}}
+        for n in seconds
+    ]
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks" / "n.ipynb").write_text(json.dumps({"cells": cells}))
+    found = longest_cells(tmp_path, [Path("n.ipynb")])
+    assert [(cell["line"], cell["seconds"]) for cell in found] == [("take(30.0)", 30.0), ("take(2.0)", 2.0)]
 
 
 def test_what_all_rows_share_leaves_the_table(tmp_path):

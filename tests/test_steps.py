@@ -5,7 +5,7 @@ import re
 import pytest
 
 from qtl_utils.study.paths import PROJECT
-from qtl_utils.study.steps import steps_of
+from qtl_utils.study.steps import priorities, steps_of
 from qtl_utils.study.study_file import load_study
 
 STUDIES = sorted(path.stem for path in (PROJECT / "studies").glob("*.yaml"))
@@ -45,3 +45,11 @@ def test_a_data_set_that_nothing_reads_is_not_prepared():
     study = load_study("smoke", {"runs.B.dataset": "digits"})
     unused = study.model_copy(update={"datasets": study.datasets | {"spare": study.datasets["digits"]}})
     assert not [step for step in steps_of(unused) if step.name.startswith("spare/")]
+
+
+def test_what_others_wait_for_longest_starts_first():
+    steps = steps_of(load_study("default"))
+    first = priorities(steps)
+    assert max(first, key=first.get) == "digits/01_dataset_preparation"
+    for step in steps:
+        assert all(first[name] > first[step.name] for name in (*step.needs, *step.after))

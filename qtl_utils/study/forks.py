@@ -100,9 +100,11 @@ class ForkedKernel:
 
     def poll(self) -> int | None:
         """The exit code, negative for a signal; None while the kernel lives."""
+        if self.returncode is not None:
+            return self.returncode
         with selectors.PollSelector() as selector:
             selector.register(self._line, selectors.EVENT_READ)
-            return self.wait() if self.returncode is None and selector.select(0) else self.returncode
+            return self.wait() if selector.select(0) else None
 
     def wait(self, timeout: float | None = None) -> int:
         if self.returncode is None:
