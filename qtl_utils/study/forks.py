@@ -255,11 +255,11 @@ def _draw_anew() -> None:
     import random
 
     import numpy as np
-    import torch
 
     random.seed()
     np.random.seed()
-    torch.seed()
+    if torch := sys.modules.get("torch"):
+        torch.seed()
 
 
 if __name__ == "__main__":
