@@ -18,6 +18,7 @@ OUTSIDE = {  # no notebook's results depend on these
     "study/strict_yaml.py": "reads a study",
     "training/refusals.py": "what is refused before anything runs",
     "training/sketches.py": "what is refused before anything runs",
+    "training/warm.py": "has kernels compiled before they are called",
     "training/ship.py": "makes the files that ship, which are hashed themselves",
 }
 

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
+FUSED = ("cpu", "cuda", "mps", "xpu")  # devices on which torch's optimisers take a step in one pass over the memory
+
 
 def seed_everything(seed: int) -> None:
     """Seeds Python, NumPy and torch. Code that draws its own numbers should take a generator instead."""

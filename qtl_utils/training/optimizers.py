@@ -7,12 +7,11 @@ import torch
 from torch import nn
 from torch.optim.adam import adam
 
+from qtl_utils.models.devices import FUSED
 from qtl_utils.models.heads import circuit_angles
 from qtl_utils.study.config import TrainConfig
 from qtl_utils.training.fits import Rates
 from qtl_utils.training.stacks import Stack
-
-FUSED = ("cpu", "cuda", "mps", "xpu")  # devices on which torch's optimisers take a step in one pass over the memory
 
 
 def make_optimizer(model: Stack, module: nn.Module, rates: Sequence[Rates], config: TrainConfig) -> Callable:

@@ -9,12 +9,11 @@ from torch import nn
 from qtl_utils.data.dataset import load_pixels
 from qtl_utils.data.datasets import load_dataset
 from qtl_utils.models import backbones
-from qtl_utils.models.devices import build_seeded
+from qtl_utils.models.devices import FUSED, build_seeded
 from qtl_utils.models.network import Network, train_epoch
 from qtl_utils.study.config import BackboneConfig, TrainConfig
 from qtl_utils.study.paths import PROJECT
 from qtl_utils.training.fits import random_orders
-from qtl_utils.training.optimizers import FUSED
 
 SOURCE_BATCH = 32  # images per step of a source training
 
