@@ -13,9 +13,8 @@ import numpy as np
 import torch
 
 from qtl_utils.circuits import kernels
-from qtl_utils.circuits.kernels import APART, PASS_WIDTH, add_up, backward_blocks, forward_blocks
+from qtl_utils.circuits.kernels import APART, INPUT, PASS_WIDTH, WEIGHT, add_up, backward_blocks, forward_blocks
 from qtl_utils.circuits.limits import NOT_FINITE, check_memory
-from qtl_utils.circuits.program import INPUT, WEIGHT
 from qtl_utils.circuits.vectors import KINDS, VECTOR_BYTES
 
 MAX_PASS = 3  # rotations of a pass
