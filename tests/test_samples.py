@@ -1,6 +1,7 @@
 """Models as users have them: what `diagnose` takes, which loss it guesses, and what it makes up."""
 
 import inspect
+import math
 
 import numpy as np
 import pennylane as qml
@@ -380,11 +381,13 @@ def test_angles_are_judged_as_they_arrive_at_the_gates(factor, word):
     assert found.verdict == ("fail" if word else "ok") and word in found.cause, found
 
 
-def test_a_qiskit_network_that_shifts_every_angle_of_many_samples_is_warned_of():
+def test_a_qiskit_network_that_shifts_every_angle_of_many_samples_is_warned_of(monkeypatch):
+    monkeypatch.setattr("qtl_utils.doctor.checks.circuit.MANY_CIRCUITS", 100)  # so that few samples are many
     model = dressed(torch_connector())
-    assert diagnose(model, points(n=4), checks=["method"]).failed == []
-    (found,) = diagnose(model, points(n=200), checks=["method"])
-    assert found.verdict == "warn" and "2,400 circuits a step" in found.evidence
+    (few,) = diagnose(model, points(n=4), checks=["method"], budget=math.inf)
+    (many,) = diagnose(model, points(n=10), checks=["method"], budget=math.inf)
+    assert few.verdict == "ok"
+    assert many.verdict == "warn" and "120 circuits a step" in many.evidence
 
 
 def test_sampled_gradients_are_held_against_the_exact_one():
