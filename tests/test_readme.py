@@ -1,4 +1,4 @@
-"""What the README shows works: its examples run, its files exist, its findings are those of the reference results."""
+"""What README and docs/ show works: examples run, files exist, findings are those of the reference results."""
 
 import importlib
 import json
@@ -15,11 +15,16 @@ from qtl_utils.circuits import ansatze as circuits
 from qtl_utils.doctor.faults import FAULTS, HEALTHY
 from qtl_utils.models import heads
 from qtl_utils.models.heads import HeadSettings, count_parameters, make_head
-from qtl_utils.results import ladder_tables, portability, stats
+from qtl_utils.results import answer, ladder_tables, portability, stats
 from qtl_utils.study.paths import PROJECT
 from qtl_utils.study.study_file import load_study
 
-TEXT = (PROJECT / "README.md").read_text(encoding="utf-8")
+README = PROJECT / "README.md"
+PAGES = {path: path.read_text(encoding="utf-8") for path in [README, *sorted((PROJECT / "docs").glob("*.md"))]}
+TEXT = "\n".join(PAGES.values())
+LINKS = sorted(
+    {(path, link) for path, text in PAGES.items() for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", text)}
+)
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, re.DOTALL)
 
 
@@ -62,18 +67,74 @@ def test_the_study_of_the_readme_is_valid(tmp_path):
     assert set(load_study(file).runs) == {"heads", "B"}
 
 
-@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\((?!https?:)([^)#]+)\)", TEXT))))
-def test_every_linked_file_exists(link):
-    assert (PROJECT / link).exists()
+@pytest.mark.parametrize(("page", "link"), LINKS, ids=[f"{page.stem}:{link}" for page, link in LINKS])
+def test_every_linked_file_and_heading_exists(page, link):
+    file, _, heading = link.partition("#")
+    target = (page.parent / file).resolve() if file else page
+    assert target.exists()
+    if heading:
+        titles = re.findall(r"^#+ (.+)$", PAGES[target], re.MULTILINE)
+        assert heading in {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
+
+
+def test_every_page_is_linked_in_the_readme():
+    linked = {link.partition("#")[0] for page, link in LINKS if page == README}
+    assert {f"docs/{page.name}" for page in PAGES if page != README} <= linked
+
+
+def test_the_readme_is_short():
+    assert len(PAGES[README].encode()) < 9000
 
 
 def test_every_notebook_is_in_the_map():
-    assert set(re.findall(r"\(notebooks/(\S+)\)", TEXT)) == {p.name for p in (PROJECT / "notebooks").glob("*.ipynb")}
+    names = {path.name for path in (PROJECT / "notebooks").glob("*.ipynb")}
+    assert set(re.findall(r"\(notebooks/(\S+)\)", PAGES[README])) == names
+    assert set(re.findall(r"\(../notebooks/(\S+)\)", PAGES[PROJECT / "docs" / "running.md"])) == names
 
 
-@pytest.mark.parametrize("answer", sorted((PROJECT / "results" / "reference").glob("*/tables/answer.json")))
-def test_the_findings_are_those_of_the_reference_results(answer):
-    sentences = json.loads(answer.read_text(encoding="utf-8"))["answer"]
+def test_the_readme_tells_what_came_out_in_the_numbers_of_the_reference_results():
+    tables = PROJECT / "results" / "reference" / "default" / "tables"
+    words = " ".join(PAGES[README].split())
+    first = json.loads((tables / "answer.json").read_text(encoding="utf-8"))["answer"][0]
+    assert f"- {first} " in words
+    frame = ladder_tables.summary(pd.read_csv(tables / "repair_levels.csv"), pd.read_csv(tables / "repair_final.csv"))
+    row = frame.set_index("task").loc["digits, tiny_resnet"]
+    told = f"A from {row['A as published']} to {row['A repaired']} images right of 100"
+    assert f"{told}, and C, given the same mends, to {row['C, same mends']} " in words
+    changed = pd.read_csv(tables.parents[1] / "ants_bees" / "tables" / "attribution_changed.csv").set_index("arm")
+    assert f"zero changes {100 * changed.loc['A with zeroed angles', 'mean']:.2f} % of the test decisions" in words
+    opened = strangers.summary(strangers.first_opening()).set_index(["part", "outcome"])
+    named, later = (opened.loc[(part, "named")].astype(int) for part in ("sealed, at first", "second, at first"))
+    assert f"finds each of {len(FAULTS)} faults" in words
+    assert f"it named {named['k']} of {named['n']}, later {later['k']} of {later['n']}, and accused no" in words
+    assert not opened.xs("accused", level="outcome")["k"].any()
+
+
+def test_the_picture_of_the_readme_is_told_in_the_numbers_of_the_reference_results():
+    file = PROJECT / "results" / "reference" / "default" / "tables" / "comparisons.csv"
+    assert f"![{answer.in_words(answer.read(file))}](docs/figures/answer.png)" in PAGES[README]
+
+
+def test_the_picture_of_the_models_has_the_sizes_of_the_modules(monkeypatch):
+    monkeypatch.syspath_prepend(str(PROJECT / "docs"))
+    draw = importlib.import_module("draw")
+    told = {variant: [words for words, _ in draw.boxes(variant)] for variant in "ABC"}
+    assert [words.split("\n")[0] for words in told["A"]] == [
+        "image",
+        "backbone, frozen",
+        "linear layer",
+        "to angles",
+        "quantum circuit",
+        "linear layer",
+        "scores of",
+    ]
+    assert told["A"][4].endswith("4 qubits, depth 6\n24 angles") and "512 to 4\n2,052 weights" in told["A"][2]
+    assert told["B"][1].startswith("backbone, trained") and told["B"][2:] == told["C"][2:]
+
+
+@pytest.mark.parametrize("file", sorted((PROJECT / "results" / "reference").glob("*/tables/answer.json")))
+def test_the_findings_are_those_of_the_reference_results(file):
+    sentences = json.loads(file.read_text(encoding="utf-8"))["answer"]
     assert sentences and all(f"- {sentence}\n" in TEXT for sentence in sentences)
 
 

@@ -65,11 +65,11 @@ class DataConfig(Section):
     data_dir: UserPath | None = None  # a folder of images, where the data set takes one
     image_size: int = Field(32, ge=8, le=1024)  # pixels, after resizing and centre crop
     options: dict[str, Any] = {}  # passed to the data set, e.g. {turns: 2.0}
-    protocol: Literal["repeated", "as_published", "fixed"] = "repeated"
-    n_splits: int = Field(1, ge=1, le=1000)
-    split_seed: int = Field(0, ge=0)
+    protocol: Literal["repeated", "as_published", "fixed"] = "repeated"  # see how results are compared
+    n_splits: int = Field(1, ge=1, le=1000)  # repeats, each with other images to train on
+    split_seed: int = Field(0, ge=0)  # of the draw of splits
     train: Share = 0.6  # a fraction of the images, or a count
-    validation: Share = 0.2
+    validation: Share = 0.2  # likewise
     test: Share | Literal["rest"] = "rest"  # 'rest': every image that neither trains nor validates
 
     @model_validator(mode="after")
@@ -88,11 +88,11 @@ class BackboneConfig(Section):
     """Which network makes the features, and where its weights come from."""
 
     model: str = "resnet18"  # a torchvision classifier, 'tiny_resnet', 'tiny_vit', or 'none' for 2-D points
-    init: Literal["imagenet", "file", "source", "random", "shipped"] = "source"
+    init: Literal["imagenet", "file", "source", "random", "shipped"] = "source"  # where the weights come from
     weights: UserPath | None = None  # .safetensors or .pth, for init: file
     source_dataset: str = "digits_source"  # what init: source is trained on
-    source_epochs: int = Field(8, ge=1)
-    source_lr: Rate = 1e-3
+    source_epochs: int = Field(8, ge=1)  # of that training
+    source_lr: Rate = 1e-3  # of that training
     seed: int = Field(0, ge=0)  # of the random weights and of the source training
     sources: int = Field(1, ge=1, le=1000)  # of init source or random: how many, seed, seed + 1 ...; splits take turns
 
@@ -148,30 +148,30 @@ class TrainConfig(Section):
     """How heads and networks are trained; the defaults are the 2019 ants/bees settings."""
 
     variants: list[str] = Field(["A", "C"], min_length=1)  # keys of qtl_utils.models.heads.VARIANTS
-    first_seed: int = Field(0, ge=0)
+    first_seed: int = Field(0, ge=0)  # of initial weights and orders of samples
     seeds: int = Field(20, ge=1, le=100_000)  # first_seed, first_seed + 1 ...; seed s uses split s mod n_splits
-    n_qubits: int = Field(4, ge=1, le=24)
-    depth: int = Field(6, ge=0, le=1000)
+    n_qubits: int = Field(4, ge=1, le=24)  # of the circuit
+    depth: int = Field(6, ge=0, le=1000)  # layers of the circuit
     ansatz: str = "mari2019"  # a key of qtl_utils.circuits.ansatze.ANSATZE
     encoding: str = "tanh"  # a key of qtl_utils.circuits.ansatze.ENCODINGS
     angle_init: float = Field(0.01, ge=0)  # standard deviation of the initial angles, radians
     feature_scaling: Literal["none", "standard"] = "none"  # 'standard' is fitted on the training images
-    epochs: int = Field(30, ge=1)
-    batch_size: int = Field(4, ge=1)
+    epochs: int = Field(30, ge=1)  # of training
+    batch_size: int = Field(4, ge=1)  # images per step
     optimizer: Literal["adam", "adam-pl", "adam-pl07", "sgd"] = "adam"  # see train.make_optimizer
     momentum: float = Field(0.0, ge=0, lt=1)  # of sgd
-    beta2: float = Field(0.999, gt=0, lt=1)
+    beta2: float = Field(0.999, gt=0, lt=1)  # of adam
     reduction: Literal["mean", "sum"] = "mean"  # of the loss over a batch
-    lr_classical: Rate = 4e-4
-    lr_quantum: Rate = 4e-4
-    lr_backbone: Rate = 4e-4
+    lr_classical: Rate = 4e-4  # learning rate of classical layers
+    lr_quantum: Rate = 4e-4  # learning rate of the circuit's angles
+    lr_backbone: Rate = 4e-4  # learning rate of the backbone, where it is trained
     lr_step: int = Field(10, ge=1)  # epochs between two decays
-    lr_gamma: float = Field(0.1, gt=0, le=1)
+    lr_gamma: float = Field(0.1, gt=0, le=1)  # factor of a decay
     lr_schedule: Literal["after", "before"] = "after"  # 'before' an epoch: as published code does, a decay comes early
     settings: str = Field(
         "2019", min_length=1, max_length=60
     )  # what results with the rates above are called; left out: what was changed
-    lr_grid: LrGrid = LrGrid()
+    lr_grid: LrGrid = LrGrid()  # rates that validation chooses from
     start: Literal["default", "published-2d"] = "default"  # initial weights and data order
     simulator: str = "statevector"  # of the circuit: a key of qtl_utils.circuits.simulators.SIMULATORS
     diff_method: str | None = None  # a key of METHODS there; null: the simulator's own
@@ -211,5 +211,5 @@ class TrainConfig(Section):
 class RunConfig(TrainConfig):
     """One execution of 02_train_variant: a data set and a backbone of the study, and how to train."""
 
-    dataset: Name
-    backbone: Name
+    dataset: Name  # a name in datasets
+    backbone: Name  # a name in backbones

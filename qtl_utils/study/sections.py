@@ -18,7 +18,7 @@ class GradientsConfig(Section):
     """What 03_gradient_diagnostics looks at: one model in training, then its circuit alone."""
 
     dataset: Name | None = None  # of the study; left out: that of its first run with a backbone
-    backbone: Name | None = None
+    backbone: Name | None = None  # likewise
     variants: list[str] = Field(["A", "A-joint", "B", "C"], min_length=1)
     n_qubits: int = Field(4, ge=1, le=24)
     depth: int = Field(6, ge=1, le=1000)
@@ -30,14 +30,18 @@ class GradientsConfig(Section):
     lr_quantum: Rate = 0.01
     lr_backbone: Rate = 0.001
     method_qubits: int = Field(3, ge=1, le=8)  # the methods are compared on a smaller circuit
-    method_depth: int = Field(2, ge=1, le=20)
-    method_batch: int = Field(2, ge=1, le=64)
-    variance_ansatze: list[str] = Field(["mari2019", "separable", "identity_blocks"], min_length=1)
-    variance_qubits: Sizes = [2, 4, 6, 8, 10, 12]
-    variance_depths: Sizes = [1, 5, 20]
-    variance_draws: int = Field(200, ge=10, le=10_000)
-    shots: list[Annotated[int, Field(ge=1)]] = Field([100, 1000, 10_000], min_length=1)
-    shot_repeats: int = Field(20, ge=2)
+    method_depth: int = Field(2, ge=1, le=20)  # of that circuit
+    method_batch: int = Field(2, ge=1, le=64)  # samples
+    variance_ansatze: list[str] = Field(
+        ["mari2019", "separable", "identity_blocks"], min_length=1
+    )  # whose gradients are drawn at random angles
+    variance_qubits: Sizes = [2, 4, 6, 8, 10, 12]  # sizes of these circuits
+    variance_depths: Sizes = [1, 5, 20]  # layers of these circuits
+    variance_draws: int = Field(200, ge=10, le=10_000)  # random angles of each size
+    shots: list[Annotated[int, Field(ge=1)]] = Field(
+        [100, 1000, 10_000], min_length=1
+    )  # measurements per expectation value
+    shot_repeats: int = Field(20, ge=2)  # of every count of shots
     noise: Strengths = [0.0, 0.01, 0.03, 0.1]  # depolarising strength, 0 first
     seed: int = Field(0, ge=0)
 
@@ -47,34 +51,34 @@ class SimulatorsConfig(Section):
 
     n_qubits: int = Field(3, ge=1, le=8)
     depth: int = Field(2, ge=1, le=20)
-    batch: int = Field(2, ge=1, le=64)
+    batch: int = Field(2, ge=1, le=64)  # samples per step
     ansatz: str = "mari2019"
     encoding: str = "tanh"
     repeats: int = Field(5, ge=1)  # medians are taken over them
-    scaling_qubits: Sizes = [2, 4, 6, 8, 10, 12]
-    scaling_depths: Sizes = [1, 2, 4, 8, 16]
-    scaling_batches: Sizes = [1, 2, 4, 8, 16]
+    scaling_qubits: Sizes = [2, 4, 6, 8, 10, 12]  # sizes that are timed
+    scaling_depths: Sizes = [1, 2, 4, 8, 16]  # layers that are timed
+    scaling_batches: Sizes = [1, 2, 4, 8, 16]  # batches that are timed
     scaling_base: dict[str, int] = {"qubits": 4, "depth": 2, "batch": 2}  # what is not varied
     most_seconds: float = Field(0.2, gt=0)  # a step beyond ends a scaling series
     seconds_budget: float = Field(1.0, gt=0)  # of a step, for the largest circuit
     memory_budget: float = Field(4e9, gt=0)  # bytes
-    networks: list[str] = Field(["resnet18", "tiny_vit"], min_length=1)
+    networks: list[str] = Field(["resnet18", "tiny_vit"], min_length=1)  # whose whole step is timed
     image_size: int = Field(32, ge=8, le=1024)
-    network_batch: int = Field(4, ge=2)
-    network_qubits: int = Field(4, ge=1, le=24)
-    network_depth: int = Field(6, ge=1, le=1000)
+    network_batch: int = Field(4, ge=2)  # images per step
+    network_qubits: int = Field(4, ge=1, le=24)  # of the circuit behind them
+    network_depth: int = Field(6, ge=1, le=1000)  # of the circuit behind them
 
 
 class TroubleshootingConfig(Section):
     """What the notebooks 05_troubleshooting_* look at."""
 
     dataset: Name | None = None  # of the study; left out: that of the first run with images and a ResNet
-    backbone: Name | None = None
+    backbone: Name | None = None  # likewise
     first_seed: int = Field(0, ge=0)
     seeds: int = Field(5, ge=2)  # of every comparison of a broken with a mended model
     steps: int = Field(30, ge=3)  # of training in these comparisons
     published_images: int = Field(80, ge=16)  # for the model of 2019
-    published_epochs: int = Field(4, ge=3)
+    published_epochs: int = Field(4, ge=3)  # of the model of 2019
     head_seeds: int = Field(20, ge=2)  # trainings of a head for the notebook on evaluation
     epochs: int = Field(20, ge=1)
     batch_size: int = Field(8, ge=1)
@@ -92,13 +96,15 @@ class AttributionConfig(Section):
     """What 06_who_learned takes apart: A on frozen features of one data set, beside its controls."""
 
     dataset: Name | None = None  # of the study; left out: that of its first run with a backbone
-    backbone: Name | None = None
+    backbone: Name | None = None  # likewise
     n_splits: int | None = Field(None, ge=1, le=1000)  # in place of the data set's own number
     first_seed: int = Field(0, ge=0)
     seeds: int = Field(24, ge=1, le=100_000)  # first_seed, first_seed + 1 ...; seed s uses split s mod n_splits
     curve_seeds: int = Field(12, ge=1, le=100_000)  # of what is drawn as a curve: rates, data, sizes
     variants: list[str] = ["A-zero", "A-frozen", "A-separable", "A-none", "C-matched", "C", "A-surrogate"]
-    scalings: list[Literal["none", "standard"]] = Field(["none", "standard"], min_length=1)
+    scalings: list[Literal["none", "standard"]] = Field(
+        ["none", "standard"], min_length=1
+    )  # of features, each a ladder of its own
     n_qubits: int = Field(4, ge=1, le=24)
     depth: int = Field(6, ge=1, le=1000)
     ansatz: str = "mari2019"
@@ -113,17 +119,25 @@ class AttributionConfig(Section):
     lr_gamma: float = Field(0.1, gt=0, le=1)
     rate_factors: Factors = [0.1, 1.0, 10.0, 100.0]  # of the angles' rate
     classical_factors: Factors = [0.1, 0.3, 1.0, 3.0]  # as many, for heads without angles; 10 lets rounding decide
-    rate_variants: list[str] = Field(["A", "C", "C-matched"], min_length=2)
-    schedules: Annotated[list[Schedule], Field(min_length=1)] = ["concurrent", "alternating", "two-stage"]
+    rate_variants: list[str] = Field(["A", "C", "C-matched"], min_length=2)  # whose learning rates are varied
+    schedules: Annotated[list[Schedule], Field(min_length=1)] = [
+        "concurrent",
+        "alternating",
+        "two-stage",
+    ]  # who learns when
     joint_seeds: int = Field(0, ge=0)  # of networks whose backbone learns too; 0 leaves them out
-    fractions: list[Annotated[float, Field(gt=0, le=1)]] = Field([0.1, 0.25, 0.5, 1.0], min_length=1)
-    fraction_variants: list[str] = Field(["A", "C", "C-matched", "A-surrogate"], min_length=2)
-    size_qubits: Sizes = [2, 4, 6, 8]
-    size_depths: Sizes = [1, 3, 6, 12]
+    fractions: list[Annotated[float, Field(gt=0, le=1)]] = Field(
+        [0.1, 0.25, 0.5, 1.0], min_length=1
+    )  # shares of the training images
+    fraction_variants: list[str] = Field(
+        ["A", "C", "C-matched", "A-surrogate"], min_length=2
+    )  # that learn from these shares
+    size_qubits: Sizes = [2, 4, 6, 8]  # sizes of A
+    size_depths: Sizes = [1, 3, 6, 12]  # layers of A
     noise: Annotated[list[Spread], Field(min_length=1)] = [0.0, 0.25, 0.5, 1.0, 2.0]  # deviations of each feature
     shots: list[Annotated[int, Field(ge=0)]] = Field([0, 10, 100, 1000], min_length=1)  # 0: exact
-    control_samples: int = Field(600, ge=50)
-    control_splits: int = Field(8, ge=2)
+    control_samples: int = Field(600, ge=50)  # points of each made-up task
+    control_splits: int = Field(8, ge=2)  # splits of each made-up task
     geometry_points: int = Field(0, ge=0)  # samples that the geometry is averaged over; 0 leaves it out
     seed: int = Field(0, ge=0)
 
@@ -135,18 +149,18 @@ class PublishedConfig(Section):
     """What 08_published_results runs again; the settings that were published are not varied."""
 
     dataset: Name | None = None  # of the study; left out: that of its first run with a backbone
-    backbone: Name | None = None
-    plane_tasks: list[PlaneTask] = Field(list(get_args(PlaneTask)), min_length=1)
+    backbone: Name | None = None  # likewise
+    plane_tasks: list[PlaneTask] = Field(list(get_args(PlaneTask)), min_length=1)  # 2-D tasks of 2019
     first_seed: int = Field(0, ge=0)
     plane_seeds: int = Field(20, ge=2)  # of the 2-D tasks; seed 0, the published run, is always one of them
     variants: list[str] = Field(["A", "C", "C-matched-relu", "C-wide"], min_length=1)
     seeds: int = Field(24, ge=2)
     epochs: int = Field(30, ge=1)
     lr: Rate = 4e-3  # of heads, for the digits; 0.0004 was published for ants and bees
-    tutorial_seeds: int = Field(3, ge=1)
-    tutorial_epochs: int = Field(25, ge=1)
-    batchnorm_splits: int = Field(4, ge=2)
-    batchnorm_epochs: int = Field(10, ge=1)
+    tutorial_seeds: int = Field(3, ge=1)  # of the tutorial's training
+    tutorial_epochs: int = Field(25, ge=1)  # of the tutorial's training
+    batchnorm_splits: int = Field(4, ge=2)  # of BatchNorm in both modes
+    batchnorm_epochs: int = Field(10, ge=1)  # of BatchNorm in both modes
     cifar_dir: UserPath | None = None  # the folder that holds cifar-10-batches-py
     cifar_size: int = Field(224, ge=8, le=1024)  # pixels
     cifar_images: list[Annotated[int, Field(ge=2)]] = Field(
@@ -173,7 +187,7 @@ class CalibrationConfig(Section):
 
     studies: int = Field(200, ge=20, le=100_000)  # of heads that have a closed form, for each design
     real_studies: int = Field(0, ge=0, le=10_000)  # of the heads A and C; 0 leaves them out
-    real_splits: int = Field(30, ge=5, le=1000)
+    real_splits: int = Field(30, ge=5, le=1000)  # of those studies
     real_seeds: int = Field(2, ge=1, le=100)  # per split
     lr_classical: Rate = 0.001
     lr_quantum: Rate = 0.01
@@ -184,7 +198,7 @@ class RepairTask(Section):
     """One data set on which 10_repair climbs from the published model to a better one."""
 
     dataset: Name | None = None  # of the study; left out: that of its first run with a backbone
-    backbone: Name | None = None
+    backbone: Name | None = None  # likewise
     rates: list[Rate] = Field([0.0004, 0.002, 0.01], min_length=2)  # of all parameters, for validation to choose from
     lr_quantum: Rate = 0.02  # of the angles, once they may travel
     seeds: int = Field(24, ge=5, le=1000)  # one on each split
@@ -196,7 +210,7 @@ class RepairTask(Section):
 class RepairConfig(Section):
     """What 10_repair mends."""
 
-    tasks: list[RepairTask] = Field([RepairTask()], min_length=1)
+    tasks: list[RepairTask] = Field([RepairTask()], min_length=1)  # data sets that are mended one by one
     final: float = Field(0.25, gt=0, lt=0.9)  # share of the samples that is sealed, and opened once
     n_qubits: int = Field(4, ge=1, le=10)
     depth: int = Field(6, ge=1, le=30)
@@ -205,10 +219,10 @@ class RepairConfig(Section):
     first_seed: int = Field(0, ge=0)
     batch_size: int = Field(4, ge=1)
     lr: Rate = 4e-4  # of the published model
-    joint_epochs: int = Field(12, ge=1)
-    joint_batch_size: int = Field(32, ge=2)
+    joint_epochs: int = Field(12, ge=1)  # of networks whose backbone learns too
+    joint_batch_size: int = Field(32, ge=2)  # of these networks
     joint_lr: Rate = 0.01  # of head and circuit
-    joint_lr_backbone: Rate = 0.001
+    joint_lr_backbone: Rate = 0.001  # of the backbone
 
 
 # ---- the registry ----------------------------------------------------------------------------------------------------

@@ -16,14 +16,14 @@ LENT_DIGITS = DataConfig(dataset="digits", image_size=32, n_splits=5, train=100,
 class Study(Section):
     """One study file but for the sections of its notebooks, which StudyConfig adds."""
 
-    name: Name
-    description: str = ""
+    name: Name  # of the folder in results/
+    description: str = ""  # a sentence for the report
     threads: int = Field(1, ge=1, le=256)  # of every job; the results depend on it, not on --cores
     seed: int = Field(0, ge=0, le=1_000_000)  # added to every other seed: the same study on another sample
     extensions: list[UserPath] = []  # files of the user's own that add to the registries; see study/extensions.py
-    datasets: dict[Name, DataConfig] = Field(min_length=1)
-    backbones: dict[Name, BackboneConfig] = Field(min_length=1)
-    runs: dict[Name, RunConfig] = Field(min_length=1)
+    datasets: dict[Name, DataConfig] = Field(min_length=1)  # by names of your own, which runs and sections speak of
+    backbones: dict[Name, BackboneConfig] = Field(min_length=1)  # likewise
+    runs: dict[Name, RunConfig] = Field(min_length=1)  # one execution of 02_train_variant each
 
     @model_validator(mode="after")
     def _check(self):
