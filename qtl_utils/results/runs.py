@@ -71,7 +71,8 @@ def _typed(column: pd.Series, name: str, source: str | Path) -> pd.Series:
     kind = _TYPES.get(name, "str")
     if kind == "str":
         column = column.fillna("").astype("str")
-        for value in set(column) - _ALLOWED.get(name, set(column)):
+        allowed = _ALLOWED.get(name)
+        for value in set(column.unique()) - allowed if allowed else ():
             raise ValueError(f"{source}: column '{name}' holds '{value}'; expected {sorted(_ALLOWED[name])}.")
         return column
     if kind == "bool" and column.dtype != bool:
