@@ -372,4 +372,4 @@ def _mapped(state: Tensor, step: Map, n_qubits: int) -> Tensor:
     state = state.reshape(*rows, *[4] * n_qubits).movedim(axes, ends)
     ptm = torch.tensor(step.ptm).to(state)
     moved = (state.flatten(-len(axes)) @ ptm.T).unflatten(-1, [4] * len(axes))
-    return moved.movedim(ends, axes).reshape(*rows, -1)
+    return moved.movedim(ends, axes).reshape(*rows, 4**n_qubits)
