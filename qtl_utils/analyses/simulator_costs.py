@@ -26,6 +26,7 @@ from qtl_utils.circuits.simulators import (
 from qtl_utils.study.environment import PeakMemory
 
 EXACT = 1e-5  # relative error up to which a gradient counts as exact: what float32 leaves
+DENSITIES = ("density", "default.mixed")  # simulators whose states have 4^n numbers
 SHOTS = 1000  # of the attempts that find out which method runs on a device that samples
 
 
@@ -115,6 +116,7 @@ def _differences(found: dict, reference: dict) -> dict[str, float]:
 
 PAIRS = (  # what is scaled by default: every method that is somebody's own, and the rules for hardware
     ("statevector", "adjoint"),
+    ("density", "adjoint"),
     ("default.qubit", "backprop"),
     ("default.qubit", "adjoint"),
     ("default.qubit", "parameter-shift"),
@@ -199,7 +201,7 @@ def exponents(frame: pd.DataFrame) -> pd.DataFrame:
 def asymptotic(varied: str, simulator: str, method: str) -> float:
     """What the exponent tends to for large circuits: 2^n amplitudes (4^n mixed), G gates, P of them differentiated."""
     if varied == "qubits":
-        return 2.0 if simulator == "default.mixed" else 1.0
+        return 2.0 if simulator in DENSITIES else 1.0
     if varied in ("depth", "angles"):
         return 2.0 if METHODS[method].time == "P" else 1.0  # P circuits of G gates each
     return 1.0
@@ -258,7 +260,7 @@ def which_when(cells: pd.DataFrame, reach: pd.DataFrame) -> pd.DataFrame:
     choose("train on a simulator, exact gradients", exact, "seconds", fastest)
     pennylane = exact[exact["simulator"].isin(["default.qubit", "lightning.qubit"])]
     choose("the same with PennyLane's own simulators", pennylane, "seconds", fastest)
-    choose("noise channels", exact[exact["simulator"] == "default.mixed"], "seconds", fastest)
+    choose("noise channels", exact[exact["simulator"].isin(DENSITIES)], "seconds", fastest)
     choose("train in Qiskit", exact[exact["simulator"] == "qiskit"], "seconds", fastest)
 
     def executed(row):

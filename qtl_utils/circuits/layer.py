@@ -3,11 +3,16 @@
 import math
 from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import nn
 from torch._C._functorch import is_batchedtensor
 
 from qtl_utils.circuits.ansatze import ANSATZE, ENCODINGS, Ansatz, Encoding, make_circuit
+from qtl_utils.circuits.channels import NoiseModel
+from qtl_utils.circuits.density import Tally, simulate_noisy
+from qtl_utils.circuits.density import choose_executor as choose_noisy_executor
+from qtl_utils.circuits.noisy_program import NoisyProgram, compile_noisy
 from qtl_utils.circuits.program import Program, compile_circuit
 from qtl_utils.circuits.simulators import SIMULATORS, Task, training_run
 from qtl_utils.circuits.statevector import choose_executor, simulate
@@ -20,8 +25,11 @@ class QuantumLayer(nn.Module):
     The trained angles `weights` have the shape the ansatz asks for and start at `angle_init` * randn radians, as in
     arXiv:1912.08278; `angles='zero'` fixes them at 0, `'random'` at U[0, 2 pi]. They are the same whatever the
     `simulator`, a key of SIMULATORS; `diff_method`, a key of METHODS, is the simulator's own where it is None.
-    `executor`, of statevector: 'auto' (Numba on the CPU, else torch), 'numba' or 'torch'. Inside `torch.func.vmap` all
-    replicas are simulated in one call. Raises ValueError where the simulator refuses the method.
+    `executor`, of statevector and density: 'auto' (Numba on the CPU, else torch), 'numba' or 'torch'. Inside
+    `torch.func.vmap` all replicas are simulated in one call. `noise` (channels after gates, misread bits) and `shots`
+    (means of so many measurements instead of exact values) need simulator='density'. Shots are drawn anew at every
+    call, in one stream for all replicas that `shot_seed` begins, and differentiated by parameter shift where no other
+    method is named. Raises ValueError where the simulator refuses the method, noise or shots.
     """
 
     is_circuit = True
@@ -37,8 +45,13 @@ class QuantumLayer(nn.Module):
         simulator: str = "statevector",
         diff_method: str | None = None,
         executor: str = "auto",
+        noise: NoiseModel | None = None,
+        shots: int | None = None,
+        shot_seed: int = 0,
     ):
         super().__init__()
+        if (noise is not None or shots is not None) and simulator != "density":
+            raise ValueError(f"noise and shots need simulator='density', not '{simulator}'")
         if n_qubits < 1 or depth < 0:
             raise ValueError(f"n_qubits must be at least 1 and depth at least 0, got {n_qubits} and {depth}")
         self.n_qubits = n_qubits
@@ -47,7 +60,12 @@ class QuantumLayer(nn.Module):
         self.encoding = encoding
         self.simulator = simulator
         self.executor = executor
-        self.diff_method = diff_method or find("simulator", simulator, SIMULATORS).own
+        own = find("simulator", simulator, SIMULATORS).own
+        self.diff_method = diff_method or (own if shots is None else "parameter-shift")
+        self.noise = noise
+        self.shots = shots
+        self.draws = np.random.default_rng(shot_seed)
+        self.tally = Tally()  # of the circuits that density has run
         shape = find("ansatz", ansatz, ANSATZE).shape(n_qubits, depth)
         drawn = torch.randn(shape)  # drawn whatever `angles` says, so that later layers start alike in every variant
         if angles == "trained":
@@ -67,6 +85,11 @@ class QuantumLayer(nn.Module):
             choose_executor(self.executor, "cpu", self.diff_method)
             self.program = _program(self.ansatz, self.encoding, self.n_qubits, self.depth, *rows)
             return
+        if self.simulator == "density":
+            choose_noisy_executor(self.executor, "cpu", self.diff_method, self.shots)
+            settings = self.ansatz, self.encoding, self.n_qubits, self.depth
+            self.program = _noisy_program(*settings, *rows, self.noise)
+            return
         task = Task(make_circuit(self.ansatz, self.encoding, self.n_qubits), self.n_qubits, self.weights.shape)
         self._simulated = training_run(task, self.simulator, self.diff_method)
 
@@ -78,12 +101,15 @@ class QuantumLayer(nn.Module):
         self._prepare()
 
     def forward(self, inputs: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
-        """`weights` (..., *shape), of statevector only: takes the place of the layer's own, one set a replica."""
+        """`weights` (..., *shape), of statevector and density: in the place of the layer's own, one set a replica."""
         if inputs.shape[-1] != self.n_qubits:
             raise ValueError(f"expected {self.n_qubits} angles per sample, got inputs of shape {tuple(inputs.shape)}")
+        weights = self.weights if weights is None else weights
         if self.simulator == "statevector":
-            weights = self.weights if weights is None else weights
             return simulate(self.program, inputs, weights, self.executor, self.diff_method)
+        if self.simulator == "density":
+            how = self.executor, self.diff_method, self.shots, self.draws
+            return simulate_noisy(self.program, inputs, weights, *how, tally=self.tally)
         if is_batchedtensor(inputs) or is_batchedtensor(self.weights):
             return _Replicas.apply(inputs, self.weights, self)
         batch = inputs.shape[:-1]
@@ -108,12 +134,22 @@ class QuantumLayer(nn.Module):
         who = self.simulator
         if who == "statevector":
             who += f" ({choose_executor(self.executor, self.weights.device.type, self.diff_method)})"
+        if who == "density":
+            who += f" ({choose_noisy_executor(self.executor, self.weights.device.type, self.diff_method, self.shots)})"
+            who += ", noise" * (self.noise is not None) + f", {self.shots} shots" * (self.shots is not None)
         return f"{self.n_qubits} qubits, depth {self.depth}, {self.ansatz}, {who}, {self.diff_method}"
 
 
 @lru_cache(maxsize=64)  # the registry rows are part of the key: a row that was replaced is compiled again
 def _program(ansatz: str, encoding: str, n_qubits: int, depth: int, row: Ansatz, encoding_row: Encoding) -> Program:
     return compile_circuit(make_circuit(ansatz, encoding, n_qubits), n_qubits, row.shape(n_qubits, depth))
+
+
+@lru_cache(maxsize=64)
+def _noisy_program(
+    ansatz: str, encoding: str, n_qubits: int, depth: int, row: Ansatz, encoding_row: Encoding, noise: NoiseModel | None
+) -> NoisyProgram:
+    return compile_noisy(make_circuit(ansatz, encoding, n_qubits), n_qubits, row.shape(n_qubits, depth), noise)
 
 
 class _Replicas(torch.autograd.Function):

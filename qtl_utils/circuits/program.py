@@ -10,9 +10,9 @@ indices differ by given bits:
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, reduce
+from functools import cached_property, lru_cache, partial, reduce
 from itertools import product
 
 import numpy as np
@@ -44,8 +44,9 @@ MATRICES = {"I": np.eye(2), "X": np.eye(2)[::-1], "Y": np.array([[0, -1j], [1j, 
 class UnsupportedCircuitError(ValueError):
     """A circuit that this simulator cannot run; the message names the gate or measurement and the way out."""
 
-    def __init__(self, reason: str):
-        super().__init__(f"statevector: {reason}; or simulate the circuit with simulator='default.qubit'")
+    def __init__(self, reason: str, who: str = "statevector", instead: str = "default.qubit"):
+        super().__init__(f"{who}: {reason}; or simulate the circuit with simulator='{instead}'")
+        self.reason = reason
 
 
 # ---- Pauli words and Clifford gates ----------------------------------------------------------------------------------
@@ -165,30 +166,37 @@ class Gate:
 
 def trace(circuit: Callable, inputs: Tensor, weights: Tensor) -> tuple[list[Gate], list[Angle], list[dict]]:
     """Gates, their angles, and every output as {((wire, letter), ...): factor}, as these values show them."""
-    inputs = inputs.requires_grad_()
-    weights = weights.requires_grad_()
-    with qml.queuing.AnnotatedQueue() as queue:
-        returned = circuit(inputs, weights)
+    operations, outputs = queued(circuit, inputs, weights)
     gates = []
     angles = []
-    for op in expand(qml.tape.QuantumScript.from_queue(queue).operations):
+    for op in expand(operations):
         wires = tuple(op.wires)
-        if (rotations := _rotations(op)) is None:
+        if (rotations := rotations_of(op)) is None:
             gates.append(Gate(op.name, wires, table=_table(op)))
             angles.append(Angle())
             continue
         angle = find_angle(Gate(op.name, wires), op.data[0], inputs, weights)
         gates += [Gate(op.name, wires, letters) for letters, _ in rotations]
         angles += [angle * share for _, share in rotations]
+    return gates, angles, outputs
+
+
+def queued(circuit: Callable, inputs: Tensor, weights: Tensor) -> tuple[list, list[dict]]:
+    """The operations of a quantum function as it names them, and its outputs; both tensors then ask for gradients."""
+    inputs.requires_grad_()
+    weights.requires_grad_()
+    with qml.queuing.AnnotatedQueue() as queue:
+        returned = circuit(inputs, weights)
     outputs = returned if isinstance(returned, list | tuple) else [returned]
-    return gates, angles, [pauli_sentence(measurement) for measurement in outputs]
+    operations = qml.tape.QuantumScript.from_queue(queue).operations
+    return operations, [pauli_sentence(measurement) for measurement in outputs]
 
 
 def expand(operations) -> Iterator:
     for op in operations:
         if op.name in IGNORED:
             continue
-        if _rotations(op) is not None or _table(op) is not None:
+        if rotations_of(op) is not None or _table(op) is not None:
             yield op
         elif getattr(op, "has_decomposition", False):
             yield from expand(op.decomposition())
@@ -196,7 +204,8 @@ def expand(operations) -> Iterator:
             raise UnsupportedCircuitError(f"{Gate(op.name, tuple(op.wires))} is not among the gates it can run")
 
 
-def _rotations(op) -> tuple[tuple[str, float], ...] | None:
+def rotations_of(op) -> tuple[tuple[str, float], ...] | None:
+    """The words that a gate turns about, each with its share of the gate's angle; None where it is no rotation."""
     if op.name == "MultiRZ":
         return (("Z" * len(op.wires), 1.0),)
     if op.name == "PauliRot":
@@ -299,17 +308,22 @@ class Program:
         """A (n_inputs, G), B (n_weights, G) and c (G,), so that G angles are inputs @ A + weights @ B + c."""
         key = like.device, like.dtype
         if key not in self.made:
-            of = {INPUT: np.zeros((self.n_inputs, len(self.rotations)))}
-            of |= {WEIGHT: np.zeros((self.n_weights, len(self.rotations)))}
-            for g, angle in enumerate(rotation.angle for rotation in self.rotations):
-                if angle.source != CONSTANT:
-                    of[angle.source][angle.index, g] = angle.factor
-            arrays = (of[INPUT], of[WEIGHT], np.array([rotation.angle.offset for rotation in self.rotations]))
-            self.made[key] = tuple(torch.as_tensor(array).to(like) for array in arrays)
+            angles = [rotation.angle for rotation in self.rotations]
+            self.made[key] = factors_of(angles, self.n_inputs, self.n_weights, like)
         return self.made[key]
 
     def __getstate__(self):  # the addresses in a schedule mean nothing to a copy or in another process
         return {key: value for key, value in self.__dict__.items() if key != "made"}
+
+
+def factors_of(angles: Sequence[Angle], n_inputs: int, n_weights: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A (n_inputs, G), B (n_weights, G) and c (G,), so that the G `angles` are inputs @ A + weights @ B + c."""
+    of = {INPUT: np.zeros((n_inputs, len(angles))), WEIGHT: np.zeros((n_weights, len(angles)))}
+    for g, angle in enumerate(angles):
+        if angle.source != CONSTANT:
+            of[angle.source][angle.index, g] = angle.factor
+    arrays = of[INPUT], of[WEIGHT], np.array([angle.offset for angle in angles])
+    return tuple(torch.as_tensor(array).to(like.device, like.dtype) for array in arrays)
 
 
 @dataclass(frozen=True)
@@ -339,7 +353,6 @@ def compile_circuit(
     return _assemble(read_circuit(circuit, n_qubits, weight_shape, n_inputs))
 
 
-@torch.enable_grad()  # how angles depend on inputs and weights is read from torch's graph
 def read_circuit(circuit: Callable, n_qubits: int, weight_shape: Iterable[int], n_inputs: int | None = None) -> Reading:
     """What a quantum function (or QNode) `circuit(inputs, weights)` on the wires 0 ... n_qubits-1 turns and measures.
 
@@ -347,24 +360,10 @@ def read_circuit(circuit: Callable, n_qubits: int, weight_shape: Iterable[int], 
     of a Pauli word or of a real sum of them. The function is traced with three sets of values, so that an angle that
     only looks constant is found out. Raises UnsupportedCircuitError.
     """
-    circuit = getattr(circuit, "func", circuit)
+    circuit = circuit.func if isinstance(circuit, qml.QNode) else circuit
     weight_shape = tuple(weight_shape)
     n_inputs = n_qubits if n_inputs is None else n_inputs
-    generator = torch.Generator().manual_seed(0)
-    values = [torch.rand(shape, generator=generator, dtype=torch.float64) for shape in ((n_inputs,), weight_shape)]
-    first, *others = [trace(circuit, *(scale * (v + 0.1) for v in values)) for scale in (1.0, -2.5, 40.0)]
-    gates, angles, outputs = first
-    for other_gates, other_angles, other_outputs in others:
-        if gates != other_gates or outputs != other_outputs:
-            raise UnsupportedCircuitError(
-                "the circuit's gates or measurements depend on the values of inputs or weights"
-            )
-        for gate, angle, other in zip(gates, angles, other_angles, strict=True):
-            if not angle.agrees(other):
-                raise UnsupportedCircuitError(f"the angle of {gate} is an expression of inputs or weights: {EXPECTED}")
-    used = {wire for gate in gates for wire in gate.wires} | {w for out in outputs for word in out for w, _ in word}
-    if stray := used - set(range(n_qubits)):
-        raise ValueError(f"the circuit uses wire {stray.pop()!r}; n_qubits={n_qubits} makes them 0 to {n_qubits - 1}")
+    gates, angles, outputs = agreed(partial(trace, circuit), n_qubits, weight_shape, n_inputs)
     frame = Frame(n_qubits)
     uniform = 0
     touched = set()
@@ -381,6 +380,32 @@ def read_circuit(circuit: Callable, n_qubits: int, weight_shape: Iterable[int], 
     measured = tuple(frame.image(pauli_word(word)) for word in letters)
     readout = tuple(tuple(out.get(word, 0.0) for word in letters) for out in outputs)
     return Reading(n_qubits, n_inputs, weight_shape, uniform, tuple(turns), measured, readout)
+
+
+@torch.enable_grad()  # how angles depend on inputs and weights is read from torch's graph
+def agreed(
+    read: Callable, n_qubits: int, weight_shape: tuple[int, ...], n_inputs: int
+) -> tuple[list[Gate], list[Angle], list[dict]]:
+    """Gates, angles and outputs that `read(inputs, weights)` finds in a circuit, the same with three sets of values.
+
+    Raises UnsupportedCircuitError where they differ, ValueError where a wire is not among n_qubits.
+    """
+    generator = torch.Generator().manual_seed(0)
+    values = [torch.rand(shape, generator=generator, dtype=torch.float64) for shape in ((n_inputs,), weight_shape)]
+    first, *others = [read(*(scale * (v + 0.1) for v in values)) for scale in (1.0, -2.5, 40.0)]
+    gates, angles, outputs = first
+    for other_gates, other_angles, other_outputs in others:
+        if gates != other_gates or outputs != other_outputs:
+            raise UnsupportedCircuitError(
+                "the circuit's gates or measurements depend on the values of inputs or weights"
+            )
+        for gate, angle, other in zip(gates, angles, other_angles, strict=True):
+            if not angle.agrees(other):
+                raise UnsupportedCircuitError(f"the angle of {gate} is an expression of inputs or weights: {EXPECTED}")
+    used = {wire for gate in gates for wire in gate.wires} | {w for out in outputs for word in out for w, _ in word}
+    if stray := used - set(range(n_qubits)):
+        raise ValueError(f"the circuit uses wire {stray.pop()!r}; n_qubits={n_qubits} makes them 0 to {n_qubits - 1}")
+    return first
 
 
 def _assemble(read: Reading) -> Program:

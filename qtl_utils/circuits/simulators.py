@@ -19,8 +19,10 @@ import numpy as np
 import pennylane as qml
 import torch
 
-from qtl_utils.circuits import statevector
+from qtl_utils.circuits import density, statevector
 from qtl_utils.circuits.ansatze import ANSATZE, make_circuit
+from qtl_utils.circuits.channels import NoiseModel
+from qtl_utils.circuits.noisy_program import compile_noisy
 from qtl_utils.circuits.program import CONSTANT, compile_circuit, trace
 from qtl_utils.study.names import find
 
@@ -180,6 +182,34 @@ def _statevector(task: Task, method: str, shots: int | None = None):
     return run, count
 
 
+def _density(task: Task, method: str, shots: int | None = None, noise: NoiseModel | None = None, **options):
+    if method not in density.DIFF_METHODS:
+        density.choose_executor("auto", "cpu", method)  # refuses
+    program = compile_noisy(task.circuit, task.n_qubits, task.weight_shape, noise)
+    options = {"seed": np.random.default_rng(0)} | options
+    tally = density.Tally()
+
+    def run(inputs, weights):
+        how = {"diff_method": method, "shots": shots, "tally": tally} | options
+        if weights.dim() == len(task.weight_shape):
+            return density.simulate_noisy(program, inputs, weights, **how)
+        return density.simulate_noisy(program, inputs[:, None], weights, **how)[:, 0]  # a weight set per sample
+
+    @contextmanager
+    def count():
+        total = [0]
+        before = tally.executions
+        yield total
+        total[0] = tally.executions - before
+
+    return run, count
+
+
+def _density_executions(method: str, counts: Counts) -> int | None:
+    formula = METHODS[method].executions
+    return formula(counts) if method in density.DIFF_METHODS else None
+
+
 def _qiskit(task: Task, method: str, shots: int | None = None):
     from qtl_utils.circuits.qiskit_layer import QiskitCircuit
 
@@ -210,6 +240,13 @@ SIMULATORS: dict[str, Simulator] = {
         "adjoint",
         lambda method, counts: {"adjoint": 2, "backprop": 1}.get(method),
         lambda n: 16 * 2**n,
+    ),
+    "density": Simulator(
+        "this study's own, with noise and shots",
+        _density,
+        "adjoint",
+        _density_executions,
+        lambda n: 8 * 4**n,
     ),
     "default.qubit": Simulator(
         "PennyLane's reference, in Python",

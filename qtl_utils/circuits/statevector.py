@@ -57,7 +57,7 @@ def simulate(
     suffice. Inside `torch.func.vmap` a NaN is let through: it stays in its own replica.
     """
     executor = choose_executor(executor, inputs.device.type, diff_method)
-    inputs, weights = _aligned(program, inputs, weights)
+    inputs, weights = aligned(program, inputs, weights)
     single = inputs.dim() == 1
     words = _words(program, inputs[None] if single else inputs, weights, executor, diff_method)
     if program.readout is not None:
@@ -81,7 +81,7 @@ def choose_executor(executor: str, device: str, diff_method: str = "adjoint") ->
     return executor if executor != "auto" else "numba" if fits else "torch"
 
 
-def _aligned(program: Program, inputs: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+def aligned(program, inputs: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     """Inputs and weights with the same leading dimensions, or weights without any; ValueError where they do not fit."""
     shape = program.weight_shape
     dtype = inputs.dtype
@@ -110,7 +110,7 @@ def _aligned(program: Program, inputs: Tensor, weights: Tensor) -> tuple[Tensor,
 
 
 def _words(program, inputs, weights, executor, diff_method="adjoint", strict=True) -> Tensor:
-    """Values of the program's words, for what `_aligned` returns."""
+    """Values of the program's words, for what `aligned` returns."""
     transformed = torch._C._are_functorch_transforms_active()
     run = Run(program, executor, inputs, weights, strict and not transformed)
     if diff_method == "backprop":
@@ -159,9 +159,9 @@ class _Simulate(torch.autograd.Function):
 
     @staticmethod
     def vmap(info, in_dims, inputs, weights, run):
-        inputs = _to_front(inputs, in_dims[0], info.batch_size)
+        inputs = to_front(inputs, in_dims[0], info.batch_size)
         if in_dims[1] is not None or weights.shape != run.program.weight_shape:  # else one weight set serves all
-            weights = _to_front(weights, in_dims[1], info.batch_size)
+            weights = to_front(weights, in_dims[1], info.batch_size)
         return _words(run.program, inputs, weights, run.executor, strict=False), 0
 
 
@@ -182,12 +182,12 @@ class _Adjoint(torch.autograd.Function):
 
     @staticmethod
     def vmap(info, in_dims, inputs, weights, gradient, run):
-        tensors = [_to_front(t, d, info.batch_size) for t, d in zip((inputs, weights, gradient), in_dims, strict=False)]
+        tensors = [to_front(t, d, info.batch_size) for t, d in zip((inputs, weights, gradient), in_dims, strict=False)]
         run = Run(run.program, run.executor, *tensors[:2], strict=False)
         return _Adjoint.apply(*tensors, run), (0, 0)
 
 
-def _to_front(tensor: Tensor, dim: int | None, size: int) -> Tensor:
+def to_front(tensor: Tensor, dim: int | None, size: int) -> Tensor:
     return tensor.movedim(dim, 0) if dim is not None else tensor.expand(size, *tensor.shape)
 
 

@@ -53,6 +53,8 @@ def _why_not_layer(layer: nn.Module) -> str:
     if isinstance(layer, Beside):
         return next(filter(None, (_why_not_layer(inner) for _, inner in stackable_layers(layer.inner))), "")
     if is_circuit(layer):
+        if layer.simulator != "statevector":
+            return f"its circuit runs on {layer.simulator}"
         adjoint = layer.diff_method == "adjoint" and layer.executor in ("auto", "numba")
         return "" if adjoint and layer.program.readout is None else "its circuit has a method or readout of its own"
     if isinstance(layer, (nn.Linear, TrigonometricFeatures)) or _function(layer) is not None:

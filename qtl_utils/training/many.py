@@ -88,8 +88,10 @@ def _groups(module: nn.Module, reason: str, splits: Splits, replicas, config: Tr
 
 def most_samples(module: nn.Module) -> int:
     """How many samples, over all replicas, may go through `module` at once."""
-    simulated = [m for m in module.modules() if is_circuit(m) and m.simulator != "statevector"]
-    return min((MAX_AMPLITUDES // 2**layer.n_qubits for layer in simulated), default=MAX_SAMPLES)
+    circuits = [m for m in module.modules() if is_circuit(m)]
+    theirs = [2**m.n_qubits for m in circuits if m.simulator not in ("statevector", "density")]
+    kept = [4**m.n_qubits for m in circuits if (m.simulator, m.diff_method) == ("density", "backprop")]
+    return min((MAX_AMPLITUDES // size for size in (*theirs, *kept)), default=MAX_SAMPLES)
 
 
 def _fit_group(build, features, labels, splits, replicas, config, orders, pace, watch, label, reason) -> Fit:
