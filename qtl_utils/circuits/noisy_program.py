@@ -229,7 +229,7 @@ def measured(
     one basis only, gates without noise turn it to Z, and the program has a `measurement`.
     """
     operations = [*operations]
-    bases = _bases(outputs)
+    bases = bases_of(outputs)
     if bases is not None:
         operations += [Map(ptm_of([TO_Z[letter]]), (wire,)) for wire, letter in bases.items() if letter in TO_Z]
         outputs = [{tuple((w, "Z") for w, _ in word): f for word, f in out.items()} for out in outputs]
@@ -247,7 +247,7 @@ def measured(
     )
 
 
-def _bases(outputs: Sequence[dict]) -> dict[int, str] | None:
+def bases_of(outputs: Sequence[dict]) -> dict[int, str] | None:
     """The letter that each wire is measured by; None where one is measured by several."""
     found: dict[int, str] = {}
     for wire, letter in (pair for out in outputs for word in out for pair in word):

@@ -1,0 +1,254 @@
+"""Devices: transpiled circuits with a calibration's noise against Qiskit Aer, and everything without a network."""
+
+import socket
+from functools import cache
+
+import numpy as np
+import pennylane as qml
+import pytest
+import torch
+from qiskit import QuantumCircuit
+from qiskit.circuit import ParameterVector
+from qiskit.quantum_info import SuperOp
+from qiskit.transpiler import Target
+from qiskit_aer import AerSimulator
+from qiskit_aer.noise import NoiseModel
+from qiskit_aer.noise.device import basic_device_gate_errors, basic_device_readout_errors
+
+from qtl_utils.circuits.ansatze import ANSATZE, make_circuit
+from qtl_utils.circuits.density import simulate_noisy
+from qtl_utils.circuits.device_costs import JOB_OVERHEAD, RATE, circuit_facts, device_facts, modelled_cost
+from qtl_utils.circuits.devices import (
+    DEVICES,
+    device_program,
+    linear_angles,
+    load_backend,
+    noisy_program,
+    transpile_to,
+)
+from qtl_utils.circuits.program import INPUT, WEIGHT
+from qtl_utils.circuits.statevector import Statevector
+
+WIRES, DEPTH = 4, 2
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    def refuse(*arguments, **options):
+        raise AssertionError("a network was asked")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+@cache
+def transpiled(name, ansatz="mari2019", idle=False):
+    shape = ANSATZE[ansatz].shape(WIRES, DEPTH)
+    return transpile_to(load_backend(name), make_circuit(ansatz, "tanh", WIRES), WIRES, shape, idle=idle)
+
+
+def angles_for(done, batch=2):
+    generator = torch.Generator().manual_seed(0)
+    shapes = (batch, len(done.inputs)), done.weight_shape
+    return [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
+
+
+def aer_errors(backend, qubits, **parts):
+    """Aer's error by gate and qubits, for these qubits only: of the whole backend it takes a minute."""
+    known = backend.target
+    target = Target(num_qubits=known.num_qubits, dt=known.dt, qubit_properties=known.qubit_properties)
+    for name in backend.configuration().basis_gates:
+        kept = {place: value for place, value in known[name].items() if set(place) <= set(qubits)}
+        target.add_instruction(known.operation_from_name(name), kept, name=name)
+    return {(name, place): error for name, place, error in basic_device_gate_errors(target=target, **parts)}
+
+
+def aer_probabilities(done, x, w, errors=(), model=None):
+    """Of every bit string, bit w of the index from wire w, as Aer's density matrix has them before the readout.
+
+    With `errors` behind the gates, as they are; or with a noise `model`, of which Aer leaves out improbable terms.
+    """
+    bound = dict(zip(done.inputs, x.tolist(), strict=True)) | dict(zip(done.weights, w.flatten().tolist(), strict=True))
+    circuit = QuantumCircuit(done.circuit.num_qubits)
+    for item in done.circuit.data:
+        qubits = tuple(done.circuit.find_bit(q).index for q in item.qubits)
+        if item.operation.name not in ("measure", "barrier"):
+            circuit.append(item.operation, qubits)
+        if (item.operation.name, qubits) in errors:
+            circuit.append(SuperOp(errors[item.operation.name, qubits]).to_instruction(), qubits)
+    circuit.assign_parameters({p: v for p, v in bound.items() if p in circuit.parameters}, inplace=True)
+    circuit.save_probabilities(qubits=list(done.qubits[: done.n_wires]))
+    simulator = AerSimulator(method="density_matrix", n_qubits=circuit.num_qubits)
+    return np.array(simulator.run(circuit, noise_model=model, shots=1).result().data()["probabilities"])
+
+
+def read_by(backend, done, probabilities):
+    """The same after Aer's readout errors."""
+    rows = {qubit: error.probabilities for (qubit,), error in basic_device_readout_errors(backend.properties())}
+    probabilities = probabilities.reshape((2,) * done.n_wires)
+    for wire, qubit in enumerate(done.qubits[: done.n_wires]):
+        axis = done.n_wires - 1 - wire
+        read = np.tensordot(rows[qubit].T, probabilities, (1, axis))  # Aer's rows are those of the true bit
+        probabilities = np.moveaxis(read, 0, axis)
+    return probabilities.reshape(-1)
+
+
+def expectations(done, probabilities):
+    bits = np.arange(2**done.n_wires)
+    return [(probabilities * (1 - 2 * (bits >> wire & 1))).sum() for wire in range(done.n_wires)]
+
+
+# ---- against Aer
+
+
+@pytest.mark.parametrize("name", DEVICES)
+def test_outputs_are_those_of_aer_with_the_noise_of_the_calibration(name):
+    backend, done = load_backend(name), transpiled(name)
+    x, w = angles_for(done, batch=1)
+    exact = aer_probabilities(done, x[0], w, aer_errors(backend, done.qubits))
+    found = simulate_noisy(noisy_program(done, backend), x, w)[0]
+    np.testing.assert_allclose(found, expectations(done, read_by(backend, done, exact)), atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize(("ansatz", "idle"), [("strongly_entangling", False), ("reuploading", True)])
+def test_before_the_readout_it_is_the_noise_model_of_the_whole_backend(ansatz, idle):
+    same_as_whole("manila", ansatz, idle)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DEVICES)
+def test_it_is_the_noise_model_of_the_whole_backend_on_every_device(name):
+    same_as_whole(name, "mari2019", idle=True)
+
+
+def same_as_whole(name, ansatz, idle):
+    backend, done = load_backend(name), transpiled(name, ansatz, idle)
+    x, w = angles_for(done, batch=1)
+    exact = aer_probabilities(done, x[0], w, model=NoiseModel.from_backend(backend))
+    found = simulate_noisy(noisy_program(done, backend, readout_error=False), x, w)[0]
+    np.testing.assert_allclose(found, expectations(done, exact), atol=1e-8, rtol=0)
+
+
+@pytest.mark.parametrize("part", ["gate_error", "thermal_relaxation"])
+def test_a_part_of_the_noise_is_left_out_as_aer_leaves_it_out(part):
+    backend, done = load_backend("yorktown"), transpiled("yorktown")
+    x, w = angles_for(done, batch=1)
+    exact = aer_probabilities(done, x[0], w, aer_errors(backend, done.qubits, **{part: False}))
+    found = simulate_noisy(noisy_program(done, backend, readout_error=False, **{part: False}), x, w)[0]
+    np.testing.assert_allclose(found, expectations(done, exact), atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("ansatz", ANSATZE)
+def test_without_noise_it_is_the_circuit_that_was_asked_for(ansatz):
+    done = transpiled("manila", ansatz)
+    x, w = angles_for(done)
+    exact = Statevector(make_circuit(ansatz, "tanh", WIRES), WIRES, done.weight_shape)(x, w)
+    program = noisy_program(done, load_backend("manila"), False, False, False)
+    torch.testing.assert_close(simulate_noisy(program, x, w), exact, atol=1e-10, rtol=0)
+
+
+def test_products_of_bits_are_read_through_all_their_errors():
+    def circuit(inputs, weights):
+        for wire in range(2):
+            qml.RY(inputs[..., wire], wires=wire)
+        return [qml.expval(qml.Y(0) @ qml.Z(1) + 0.5 * qml.Z(1)), qml.expval(qml.Y(0))]
+
+    backend = load_backend("yorktown")
+    done = transpile_to(backend, circuit, 2, (0,))
+    x, w = angles_for(done, batch=1)
+    read = read_by(backend, done, aer_probabilities(done, x[0], w, aer_errors(backend, done.qubits)))
+    z0, z1 = np.array([1, -1, 1, -1]), np.array([1, 1, -1, -1])
+    expected = np.array([z0 * z1 + 0.5 * z1, z0]) @ read
+    np.testing.assert_allclose(simulate_noisy(noisy_program(done, backend), x, w)[0], expected, atol=1e-10, rtol=0)
+
+
+# ---- transpiling
+
+
+@pytest.mark.parametrize("name", DEVICES)
+def test_the_registry_says_what_the_snapshot_says(name):
+    backend, row = load_backend(name), DEVICES[name]
+    assert backend.num_qubits == row.n_qubits
+    assert backend.properties().last_update_date.date().isoformat() == row.calibrated
+    kind = backend.configuration().processor_type
+    family, revision = row.generation.split(" r")
+    assert (kind["family"], float(kind["revision"])) == (family, float(revision))
+
+
+def test_sums_of_angles_become_turns_in_a_row():
+    x, w = ParameterVector("x", 2), ParameterVector("w", 3)
+    elements = {p: (INPUT, i) for i, p in enumerate(x)} | {p: (WEIGHT, i) for i, p in enumerate(w)}
+    found = list(linear_angles(2 * x[1] - w[2] / 4 + np.pi, elements))
+    assert [(a.source, a.index) for a in found] == [(INPUT, 1), (WEIGHT, 2)]
+    np.testing.assert_allclose([(a.factor, a.offset) for a in found], [(2, np.pi), (-0.25, 0)], atol=1e-12)
+
+
+def test_only_basis_gates_are_used_and_wires_lie_where_the_device_is_good():
+    done, facts = transpiled("fez"), device_facts("fez")
+    assert {item.operation.name for item in done.circuit.data} <= {"rz", "sx", "x", "cz", "measure", "barrier"}
+    pairs = [done.circuit.find_bit(q).index for i in done.circuit.data if i.operation.name == "cz" for q in i.qubits]
+    errors = [done.target["cz"][tuple(pair)].error for pair in np.reshape(pairs, (-1, 2)).tolist()]
+    assert len(errors) == circuit_facts(done)["two-qubit gates"] == 3 * DEPTH
+    assert np.mean(errors) < facts["two-qubit error"]
+
+
+def test_the_same_seed_gives_the_same_circuit():
+    def told(done):
+        return [
+            (i.operation.name, str(i.operation.params), [done.circuit.find_bit(q).index for q in i.qubits])
+            for i in done.circuit.data
+        ]
+
+    again = transpile_to(load_backend("fez"), make_circuit("mari2019", "tanh", WIRES), WIRES, (DEPTH, WIRES))
+    assert told(again) == told(transpiled("fez"))
+
+
+def test_routing_may_use_more_qubits_than_the_circuit_has():
+    def star(inputs, weights):
+        for wire in range(5):
+            qml.RY(inputs[..., wire], wires=wire)
+        for a in range(5):
+            for b in range(a):
+                qml.CNOT(wires=[a, b])
+        return [qml.expval(qml.Z(wire)) for wire in range(5)]
+
+    done = transpile_to(load_backend("kolkata"), star, 5, (0,))
+    x = torch.linspace(-1, 1, 5, dtype=torch.float64)[None]
+    program = noisy_program(done, load_backend("kolkata"), False, False, False)
+    assert program.n_qubits == len(done.qubits) >= 5
+    exact = Statevector(star, 5, (0,))(x, torch.zeros(0, dtype=torch.float64))
+    torch.testing.assert_close(
+        simulate_noisy(program, x, torch.zeros(0, dtype=torch.float64)), exact, atol=1e-10, rtol=0
+    )
+
+
+def test_what_a_device_cannot_run_is_refused():
+    circuit = make_circuit("mari2019", "tanh", 6)
+    with pytest.raises(ValueError, match="fake_manila has 5 qubits, and the circuit 6; use fewer"):
+        device_program(circuit, 6, (1, 6), "manila")
+    with pytest.raises(ValueError, match="unknown device 'manilla'; known: .* did you mean 'manila'"):
+        device_program(circuit, 6, (1, 6), "manilla")
+    with pytest.raises(ValueError, match="a device measures a wire in one way, and the circuit returns several"):
+        device_program(lambda inputs, weights: [qml.expval(qml.X(0)), qml.expval(qml.Z(0))], 1, (0,), "manila")
+    wide = make_circuit("separable", "tanh", 9)
+    with pytest.raises(ValueError, match="touches 9 qubits of fake_kolkata, and density matrices go up to 8"):
+        device_program(wide, 9, (0, 9), "kolkata")
+
+
+# ---- what it costs
+
+
+@pytest.mark.parametrize("name", DEVICES)
+def test_facts_are_within_what_devices_are_like(name):
+    facts = device_facts(name) | circuit_facts(transpiled(name))
+    assert 1e-5 < facts["T2"] < 1e-3
+    assert 1e-5 < facts["one-qubit error"] < facts["two-qubit error"] < facts["readout error"] * 10 < 1
+    assert facts["two-qubit gates"] >= 3 * DEPTH
+    assert 1e-7 < facts["duration"] < 1e-4
+
+
+def test_the_modelled_cost_is_the_sum_that_it_says():
+    cost = modelled_cost("fez", duration=1e-5, circuits=100, shots=1000, jobs=2)
+    assert cost["executions"] == 100_000
+    assert cost["seconds"] == pytest.approx(2 * JOB_OVERHEAD + 100_000 * (1e-5 + 250e-6))
+    assert cost["USD"] == pytest.approx(cost["seconds"] * RATE.usd_per_second)

@@ -1,0 +1,102 @@
+"""The path to a real device, on a fake backend in the place of one: Qiskit Runtime's local testing mode, no network."""
+
+import socket
+
+import numpy as np
+import pytest
+import torch
+
+from qtl_utils.circuits import real_device
+from qtl_utils.circuits.ansatze import make_circuit
+from qtl_utils.circuits.density import simulate_noisy
+from qtl_utils.circuits.devices import load_backend, noisy_program, transpile_to
+from qtl_utils.circuits.real_device import RealDevice, open_service
+
+SHAPE = (1, 2)
+CIRCUIT = make_circuit("mari2019", "tanh", 2)
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    def refuse(*arguments, **options):
+        raise AssertionError("a network was asked")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.delenv(real_device.TOKEN, raising=False)
+
+
+class LocalService:
+    """Gives the snapshot of a device where the real service gives the device."""
+
+    def backend(self, name):
+        return load_backend(name.removeprefix("ibm_"))
+
+
+def on_manila(method="parameter-shift", shots=20_000):
+    device = RealDevice(CIRCUIT, 2, SHAPE, "ibm:ibm_manila", shots, method, LocalService())
+    device.options = {"simulator": {"seed_simulator": 3}}
+    return device
+
+
+def values():
+    x = torch.tensor([[0.3, -0.7], [1.1, 0.4]], dtype=torch.float64, requires_grad=True)
+    return x, torch.tensor([[0.5, -1.2]], dtype=torch.float64, requires_grad=True)
+
+
+def simulated(device, x, w):
+    """What is measured on average; local testing mode reads both bits wrongly with the mean of their errors."""
+    done = transpile_to(device.backend, CIRCUIT, 2, SHAPE)
+    z = simulate_noisy(noisy_program(done, device.backend, readout_error=False), x, w)
+    wrong = [device.backend.target["measure"][(qubit,)].error for qubit in done.qubits]
+    return z * (1 - 2 * torch.tensor(wrong))
+
+
+def test_sampled_outputs_are_those_of_the_simulated_device():
+    device, (x, w) = on_manila(), values()
+    found = device(x, w)
+    torch.testing.assert_close(
+        found, simulated(device, x, w), atol=5 / np.sqrt(20_000), rtol=0
+    )  # five standard errors at most
+    assert device.executions == 2
+
+
+def test_parameter_shift_gives_the_gradient_of_the_simulated_device():
+    device, (x, w) = on_manila(), values()
+    expected = torch.autograd.grad(simulated(device, x, w).sum(), (x, w))
+    found = torch.autograd.grad(device(x, w).sum(), (x, w))
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, atol=0.05, rtol=0)  # two outputs and two samples: 5 standard errors
+    assert device.executions == 2 + 2 * 2 * len(device.angles)
+
+
+def test_spsa_runs_two_circuits_a_sample():
+    device, (x, w) = on_manila("spsa", shots=100), values()
+    device(x, w).sum().backward()
+    assert device.executions == 2 + 2 * 2
+    assert x.grad.shape == x.shape
+    assert w.grad.abs().min() > 0
+
+
+def test_without_a_token_it_says_how_to_get_on():
+    with pytest.raises(ValueError, match="set the environment variable QISKIT_IBM_TOKEN to your API key, or name"):
+        open_service()
+
+
+def test_shots_and_method_are_asked_for():
+    with pytest.raises(ValueError, match="shots: a real device gives samples; set shots"):
+        on_manila(shots=None)
+    with pytest.raises(
+        ValueError, match="diff_method: a device is differentiated by parameter-shift or spsa, not 'adj"
+    ):
+        on_manila("adjoint")
+
+
+def test_the_token_goes_to_the_service(monkeypatch):
+    import qiskit_ibm_runtime
+
+    given = {}
+    monkeypatch.setattr(qiskit_ibm_runtime, "QiskitRuntimeService", lambda **options: given.update(options))
+    monkeypatch.setenv(real_device.TOKEN, "a key")
+    open_service()
+    assert given == {"channel": "ibm_quantum_platform", "token": "a key", "instance": None}
