@@ -32,9 +32,9 @@ FIXED = ("Hadamard", "PauliX", "PauliY", "PauliZ", "S", "T", "SX", "CNOT", "CZ",
 
 
 @st.composite
-def circuits(draw):
+def circuits(draw, most=6):
     """(n_qubits, gates, words): gates as (name, wires, angles); an angle is a number or ('inputs' or 'weights', i)."""
-    n = draw(st.integers(1, 6))
+    n = draw(st.integers(1, most))
     wires = st.permutations(range(n))
     element = st.tuples(st.sampled_from(["inputs", "weights"]), st.integers(0, 3))
     angle = st.one_of(element, element, st.floats(-7, 7))
@@ -53,7 +53,7 @@ def quantum_function(gates, words):
         values = {"inputs": inputs, "weights": weights}
         for name, wires, angles, seed in gates:
             # a tensor also where constant: PennyLane's Rot cannot mix the two
-            angles = [torch.tensor(a).double() if isinstance(a, float) else values[a[0]][..., a[1]] for a in angles]
+            angles = [torch.tensor(a, dtype=torch.float64) if isinstance(a, float) else values[a[0]][..., a[1]] for a in angles]
             if name.startswith("unitary"):
                 k = int(name[-1])
                 qml.QubitUnitary(unitary_group.rvs(2**k, random_state=seed), wires=wires[:k])

@@ -92,7 +92,7 @@ class Plan:
 
     def __init__(self, program: NoisyProgram, words: Sequence[int]):
         self.lists: dict = {}  # arrays that kernels read, by what they hold: equal ones are kept once
-        stages = _stages(program, words)
+        self.stages = stages = _stages(program, words)
         self.work = 0  # vectors that are written
         self.tape = 0
         self.operations = []

@@ -136,7 +136,7 @@ def compile_noisy(
     qml.noise.insert does; what a state is prepared with has no noise. Raises UnsupportedCircuitError, and ValueError
     beyond 8 qubits or where a rule does not fit a gate.
     """
-    circuit = getattr(circuit, "func", circuit)
+    circuit = circuit.func if isinstance(circuit, qml.QNode) else circuit
     weight_shape = tuple(weight_shape)
     n_inputs = n_qubits if n_inputs is None else n_inputs
     noise = noise or NoiseModel()

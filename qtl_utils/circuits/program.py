@@ -360,7 +360,7 @@ def read_circuit(circuit: Callable, n_qubits: int, weight_shape: Iterable[int], 
     of a Pauli word or of a real sum of them. The function is traced with three sets of values, so that an angle that
     only looks constant is found out. Raises UnsupportedCircuitError.
     """
-    circuit = getattr(circuit, "func", circuit)
+    circuit = circuit.func if isinstance(circuit, qml.QNode) else circuit
     weight_shape = tuple(weight_shape)
     n_inputs = n_qubits if n_inputs is None else n_inputs
     gates, angles, outputs = agreed(partial(trace, circuit), n_qubits, weight_shape, n_inputs)
