@@ -11,7 +11,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:  # for type checkers and editors; `_HOME` says the same to Python
     from qtl_utils.circuits.ansatze import ANSATZE, ENCODINGS, Ansatz, Encoding, make_circuit
-    from qtl_utils.circuits.layer import QuantumLayer
+    from qtl_utils.circuits.devices import DEVICES
+    from qtl_utils.circuits.layer import QuantumLayer, evaluated_on, with_simulator
     from qtl_utils.circuits.simulators import METHODS, SIMULATORS
     from qtl_utils.circuits.statevector import Statevector
     from qtl_utils.data.datasets import DATASETS, load_dataset
@@ -36,7 +37,10 @@ _HOME = {
     "Ansatz": "circuits.ansatze",
     "Encoding": "circuits.ansatze",
     "make_circuit": "circuits.ansatze",
+    "DEVICES": "circuits.devices",
     "QuantumLayer": "circuits.layer",
+    "evaluated_on": "circuits.layer",
+    "with_simulator": "circuits.layer",
     "METHODS": "circuits.simulators",
     "SIMULATORS": "circuits.simulators",
     "Statevector": "circuits.statevector",

@@ -356,13 +356,14 @@ def _registries(study: StudyConfig) -> dict[str, list[str]]:
 
 def _rows() -> dict[str, dict]:
     """What a study may name, by kind: the registries."""
-    from qtl_utils import ANSATZE, BACKBONES, DATASETS, ENCODINGS, METHODS, SIMULATORS, VARIANTS
+    from qtl_utils import ANSATZE, BACKBONES, DATASETS, DEVICES, ENCODINGS, METHODS, SIMULATORS, VARIANTS
 
     return {
         "variant": VARIANTS,
         "ansatz": ANSATZE,
         "encoding": ENCODINGS,
         "simulator": SIMULATORS,
+        "device": DEVICES,
         "differentiation method": METHODS,
         "dataset": DATASETS,
         "model": BACKBONES,

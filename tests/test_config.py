@@ -42,6 +42,8 @@ WRONG = [  # where, value, what the error says
     ("runs.heads.variants", ["A", "A"], "runs.heads.variants: A is listed twice"),
     ("runs.heads.variants", ["A", "D"], "runs.heads.variants: unknown variant 'D'"),
     ("runs.heads.ansatz", "mari", "runs.heads.ansatz: unknown ansatz 'mari'"),
+    ("runs.heads.device_name", "manila", "device_name: simulator: device and device_name: NAME go together; give both"),
+    ("runs.heads.shots", 100, "shots: simulator 'statevector' has none; set simulator: density or device, or leave"),
     ("runs.heads.encoding", "none", "runs.heads.encoding: unknown encoding 'none'"),
     ("backbones.vit.source_dataset", "digits", "'digits' is also what run 'heads' learns; name other data"),
     ("runs.heads.device", "gpu", "runs.heads.device: 'gpu' is no device"),

@@ -26,8 +26,14 @@ from qtl_utils.circuits.devices import (
     noisy_program,
     transpile_to,
 )
+from qtl_utils.circuits.layer import QuantumLayer, evaluated_on, with_simulator
 from qtl_utils.circuits.program import INPUT, WEIGHT
 from qtl_utils.circuits.statevector import Statevector
+from qtl_utils.data.splits import Splits
+from qtl_utils.models.heads import HeadSettings, make_head
+from qtl_utils.study.config import TrainConfig
+from qtl_utils.training.fits import Rates, make_replicas
+from qtl_utils.training.many import fit_heads
 
 WIRES, DEPTH = 4, 2
 
@@ -252,3 +258,62 @@ def test_the_modelled_cost_is_the_sum_that_it_says():
     assert cost["executions"] == 100_000
     assert cost["seconds"] == pytest.approx(2 * JOB_OVERHEAD + 100_000 * (1e-5 + 250e-6))
     assert cost["USD"] == pytest.approx(cost["seconds"] * RATE.usd_per_second)
+
+
+# ---- layers and studies
+
+
+def layer(name="manila", **options):
+    torch.manual_seed(0)
+    return QuantumLayer(WIRES, DEPTH, angle_init=1.0, simulator="device", device_name=name, **options).double()
+
+
+def test_a_layer_runs_on_a_device_and_learns_through_its_noise():
+    module, x = layer(), angles_for(transpiled("manila"))[0]
+    program = noisy_program(transpiled("manila"), load_backend("manila"))
+    torch.testing.assert_close(module(x), simulate_noisy(program, x, module.weights), atol=1e-12, rtol=0)
+    assert torch.autograd.gradcheck(lambda w: module(x, w), module.weights)
+    assert "device (numba) manila, adjoint" in repr(module)
+
+
+def test_a_trained_head_is_evaluated_on_a_device_with_its_own_angles():
+    head = make_head("A", HeadSettings(3, 2, WIRES, DEPTH, angle_init=1.0), seed=0).double()
+    noisy, x = evaluated_on(head, "yorktown"), torch.randn(5, 3, generator=torch.Generator().manual_seed(0)).double()
+    assert torch.equal(noisy[2].weights, head[2].weights)
+    assert noisy[2].weights is not head[2].weights
+    angles = head[:2](x)
+    assert 0.01 < (noisy[2](angles) - head[2](angles)).abs().max() < 0.5
+    assert head[2].simulator == "statevector"
+    torch.testing.assert_close(with_simulator(noisy, "statevector")(x), head(x), atol=1e-12, rtol=0)
+
+
+def test_many_seeds_train_on_a_device_as_each_alone():
+    features, labels = torch.randn(6, 3, generator=torch.Generator().manual_seed(0)), np.arange(6) % 2
+    splits = Splits("repeated", np.array([["train"] * 4 + ["validation"] * 2]))
+    settings = HeadSettings(3, 2, WIRES, 1, angle_init=1.0, simulator="device", device_name="manila")
+    config = TrainConfig(epochs=1, batch_size=2, simulator="device", device_name="manila")
+
+    def angles(seeds):
+        replicas = make_replicas(seeds, 1, [Rates(0.05, 0.05, 0.05)])
+        fit = fit_heads(lambda seed: make_head("A", settings, seed), features, labels, splits, replicas, config)
+        assert fit.path == "torch (its circuit runs on device)"
+        return fit.weights["2.weights"]
+
+    torch.testing.assert_close(angles(range(2)), torch.cat([angles([0]), angles([1])]), atol=1e-12, rtol=0)
+
+
+def test_device_and_its_name_go_together():
+    for options in ({"simulator": "device"}, {"device_name": "manila"}):
+        with pytest.raises(ValueError, match="simulator='device' needs a device_name, and no other does; known: york"):
+            QuantumLayer(2, 1, **options)
+    with pytest.raises(ValueError, match="unknown device 'vigo'"):
+        QuantumLayer(2, 1, simulator="device", device_name="vigo")
+    with pytest.raises(ValueError, match="shots need simulator='density' or 'device', not 'statevector'"):
+        QuantumLayer(2, 1, shots=10)
+
+
+def test_shots_scatter_about_the_exact_values_of_the_device():
+    x = angles_for(transpiled("manila"))[0]
+    exact, sampled = layer()(x), layer(shots=4000)(x)
+    torch.testing.assert_close(sampled, exact, atol=5 / 4000**0.5, rtol=0)  # five standard errors at most
+    assert not torch.equal(sampled, exact)

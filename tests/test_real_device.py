@@ -10,7 +10,8 @@ from qtl_utils.circuits import real_device
 from qtl_utils.circuits.ansatze import make_circuit
 from qtl_utils.circuits.density import simulate_noisy
 from qtl_utils.circuits.devices import load_backend, noisy_program, transpile_to
-from qtl_utils.circuits.real_device import RealDevice, open_service
+from qtl_utils.circuits.layer import QuantumLayer
+from qtl_utils.circuits.real_device import RealDevice
 
 SHAPE = (1, 2)
 CIRCUIT = make_circuit("mari2019", "tanh", 2)
@@ -80,23 +81,27 @@ def test_spsa_runs_two_circuits_a_sample():
 
 def test_without_a_token_it_says_how_to_get_on():
     with pytest.raises(ValueError, match="set the environment variable QISKIT_IBM_TOKEN to your API key, or name"):
-        open_service()
+        RealDevice(CIRCUIT, 2, SHAPE, "ibm:ibm_manila", 100)
 
 
 def test_shots_and_method_are_asked_for():
-    with pytest.raises(ValueError, match="shots: a real device gives samples; set shots"):
+    with pytest.raises(ValueError, match="shots: a real device gives samples, no exact values; set shots"):
         on_manila(shots=None)
-    with pytest.raises(
-        ValueError, match="diff_method: a device is differentiated by parameter-shift or spsa, not 'adj"
-    ):
+    with pytest.raises(ValueError, match="diff_method: a real device has no 'adjoint'; use parameter-shift or spsa"):
         on_manila("adjoint")
 
 
-def test_the_token_goes_to_the_service(monkeypatch):
+def test_the_token_goes_to_the_service_and_a_layer_to_the_device(monkeypatch):
     import qiskit_ibm_runtime
 
     given = {}
-    monkeypatch.setattr(qiskit_ibm_runtime, "QiskitRuntimeService", lambda **options: given.update(options))
+    service = lambda **options: given.update(options) or LocalService()  # noqa: E731
+    monkeypatch.setattr(qiskit_ibm_runtime, "QiskitRuntimeService", service)
     monkeypatch.setenv(real_device.TOKEN, "a key")
-    open_service()
+    monkeypatch.delenv(real_device.INSTANCE, raising=False)
+    layer = QuantumLayer(2, 1, simulator="device", device_name="ibm:ibm_manila", shots=50)
     assert given == {"channel": "ibm_quantum_platform", "token": "a key", "instance": None}
+    x = torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
+    layer(x).sum().backward()
+    assert layer.diff_method == "parameter-shift"
+    assert layer.weights.grad.shape == layer.weights.shape

@@ -14,6 +14,7 @@ from qtl_utils.training.sketches import cannot_take, kind_of, sketch
 POINTS, NONE = {"dataset": "moons"}, {"model": "none", "init": "random"}
 INSECTS = {"dataset": "hymenoptera"}
 GRID = {"classical": [{"lr_classical": 0.1}], "quantum": [{"lr_classical": 0.1}]}
+ON_DEVICE = {"runs.heads.simulator": "device", "runs.heads.device_name": "manila"}
 WRONG = [  # key -> value, and how the refusal begins
     ({"train": 1000, "validation": 50, "test": 50}, "datasets.digits: Split sizes train=1000, validation=50, test=50"),
     ({"train": 100}, "datasets.digits: train 100, validation 0.2 mixes counts and fractions"),
@@ -41,6 +42,20 @@ WRONG = [  # key -> value, and how the refusal begins
     (
         {"runs.heads.diff_method": "hadamard"},
         "runs.heads.diff_method: 'hadamard' does not work on statevector (",
+    ),
+    (
+        ON_DEVICE | {"runs.heads.n_qubits": 6},
+        "runs.heads.n_qubits: 'manila' has 5 qubits, not 6; set n_qubits: 5 or less",
+    ),
+    (
+        ON_DEVICE | {"runs.heads.device_name": "fez", "runs.heads.n_qubits": 9},
+        "runs.heads.n_qubits: a device is simulated up to 8 qubits, not 9; set n_qubits: 8",
+    ),
+    (ON_DEVICE | {"runs.heads.diff_method": "hadamard"}, "runs.heads.diff_method: 'hadamard' does not work on device"),
+    (ON_DEVICE | {"runs.heads.device_name": "ibm:ibm_fez"}, "runs.heads.shots: a real device gives samples"),
+    (
+        ON_DEVICE | {"runs.heads.device_name": "ibm:ibm_fez", "runs.heads.shots": 100},
+        "runs.heads.device_name: a real device needs an account of IBM Quantum; set the environment variable QISKIT",
     ),
     ({"runs.heads.settings": "tuned", "runs.heads.lr_grid": GRID}, "runs.heads.settings: 'tuned' is what results"),
     ({"runs.heads.settings": "a\nb"}, "runs.heads.settings: 'a\\nb' is not one line of text"),

@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from qtl_utils.circuits.ansatze import ANSATZE, ENCODINGS, inert_angles, make_circuit
 from qtl_utils.circuits.layer import QuantumLayer
 from qtl_utils.circuits.program import Program, compile_circuit
-from qtl_utils.circuits.simulators import METHODS, SIMULATORS, Task, open_cell
+from qtl_utils.circuits.simulators import METHODS, SIMULATORS, Task, exact_simulators, open_cell
 from qtl_utils.circuits.statevector import simulate
 from qtl_utils.data.dataset import load_pixels
 from qtl_utils.data.datasets import load_dataset
@@ -310,7 +310,7 @@ def method_errors(
         row = {"simulator": simulator, "method": method, "group": group, "largest": error.abs().max().item()}
         rows.append(row | {"relative": error.norm().item() / (size.norm().item() or 1.0)})
 
-    for simulator in simulators or SIMULATORS:
+    for simulator in simulators or exact_simulators():
         for method in methods or METHODS:
             cell = open_cell(task, simulator, method, len(pixels))
             if cell["run"] is None:

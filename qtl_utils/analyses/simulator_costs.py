@@ -17,6 +17,7 @@ from qtl_utils.circuits.simulators import (
     SIMULATORS,
     Task,
     draw,
+    exact_simulators,
     gradients,
     open_cell,
     reference_gradients,
@@ -48,7 +49,7 @@ def matrix(
     counts = task.counts
     rows = []
     steps = {}
-    for simulator in simulators or SIMULATORS:
+    for simulator in simulators or exact_simulators():
         for method in methods or METHODS:
             cell = open_cell(task, simulator, method, batch)
             row = {"simulator": simulator, "method": method, "status": cell["status"]}

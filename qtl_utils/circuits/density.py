@@ -93,10 +93,13 @@ def simulate_noisy(
             "density draws shots of one measurement: outputs that share a wire must measure it by one letter"
         )
     inputs, weights = aligned(program, inputs, weights)
-    wanted = _wanted(program, inputs, weights)
-    generator = seed if isinstance(seed, np.random.Generator) else np.random.default_rng(seed)
-    step = STEP.get(diff_method) if step is None else step
-    job = Job(program, executor, diff_method, shots, generator, directions, step, tally or Tally(), wanted)
+    tally = Tally() if tally is None else tally
+    job = Job(program, executor, diff_method, shots, tally)
+    if diff_method in SHIFTED:
+        job.generator = seed if isinstance(seed, np.random.Generator) else np.random.default_rng(seed)
+        job.directions = directions
+        job.step = STEP.get(diff_method) if step is None else step
+        job.wanted = _wanted(program, inputs, weights)
     single = inputs.dim() == 1
     angles = _angles(program, inputs[None] if single else inputs, weights)
     if not torch._C._are_functorch_transforms_active() and not (angles.abs() < 1e15).all():
@@ -165,17 +168,22 @@ class Job:
     executor: str
     diff_method: str
     shots: int | None
-    generator: np.random.Generator
-    directions: int
-    step: float | None
     tally: Tally
-    wanted: tuple[int, ...]  # the turns whose slopes are asked for
+    # of methods that run other circuits
+    generator: np.random.Generator | None = None
+    directions: int = 1
+    step: float | None = None
+    wanted: tuple[int, ...] = ()  # the turns whose slopes are asked for
 
     def words(self, angles: Tensor, words: tuple[int, ...] | None = None) -> Tensor:
         """Expectation values of `words`, the program's by default: (..., W)."""
         self.tally.executions += math.prod(angles.shape[:-1])
         words = self.program.words if words is None else words
         return (torch_words if self.executor == "torch" else density_cpu.words_of)(self.program, words, angles)
+
+    def evaluate(self, angles: Tensor) -> Tensor:
+        """What is differentiated: words by the adjoint method, outputs by all others."""
+        return self.words(angles) if self.diff_method == "adjoint" else self.outputs(angles)
 
     def outputs(self, angles: Tensor) -> Tensor:
         """(..., n_outputs), exact or by shots, without gradients."""
@@ -203,7 +211,7 @@ class Job:
         return found / found.sum(axis=-1, keepdims=True)
 
     def slopes(self, angles: Tensor, gradient: Tensor) -> Tensor:
-        """Derivatives (..., G) with respect to angles: of words by the adjoint method, of outputs by all others."""
+        """Derivatives (..., G) of what `evaluate` gives, weighted by `gradient`, with respect to the angles."""
         if self.diff_method != "adjoint":
             return self._shifted_slopes(angles, gradient)
         self.tally.executions += math.prod(angles.shape[:-1])
@@ -260,17 +268,36 @@ class Job:
 def _simulated(angles: Tensor, job: Job) -> Tensor:
     if job.diff_method == "backprop":
         return read_out(job.program, job.words(angles))
-    if job.diff_method == "adjoint":
-        return read_out(job.program, _Words.apply(angles, job))
-    return _Outputs.apply(angles, job)
+    transformed = torch._C._are_functorch_transforms_active()
+    found = (_Simulate if transformed else _Direct).apply(angles, job)
+    return read_out(job.program, found) if job.diff_method == "adjoint" else found
 
 
-class _Words(torch.autograd.Function):
-    """The expectation values of the program's words, differentiated by the adjoint method."""
+class _Direct(torch.autograd.Function):
+    """What `_Simulate` does, in the older form, whose call costs a third."""
 
     @staticmethod
+    def forward(ctx, angles, job):
+        ctx.save_for_backward(angles)
+        ctx.job = job
+        return job.evaluate(angles)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return _backward(ctx, gradient)
+
+
+def _backward(ctx, gradient):
+    (angles,) = ctx.saved_tensors
+    if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+        return _Slopes.apply(angles, gradient, ctx.job), None
+    return ctx.job.slopes(angles, gradient), None
+
+
+class _Simulate(torch.autograd.Function):
+    @staticmethod
     def forward(angles, job):
-        return job.words(angles)
+        return job.evaluate(angles)
 
     @staticmethod
     def setup_context(ctx, arguments, output):
@@ -279,23 +306,11 @@ class _Words(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient):
-        return _Slopes.apply(*ctx.saved_tensors, gradient, ctx.job), None
+        return _backward(ctx, gradient)
 
     @staticmethod
     def vmap(info, in_dims, angles, job):
-        return _Words.apply(to_front(angles, in_dims[0], info.batch_size), job), 0
-
-
-class _Outputs(_Words):
-    """The outputs, differentiated by other circuits."""
-
-    @staticmethod
-    def forward(angles, job):
-        return job.outputs(angles)
-
-    @staticmethod
-    def vmap(info, in_dims, angles, job):
-        return _Outputs.apply(to_front(angles, in_dims[0], info.batch_size), job), 0
+        return _Simulate.apply(to_front(angles, in_dims[0], info.batch_size), job), 0
 
 
 class _Slopes(torch.autograd.Function):

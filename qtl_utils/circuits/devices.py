@@ -38,6 +38,10 @@ class Device:
     n_qubits: int
     calibrated: str  # the day on which the snapshot was taken
 
+    @property
+    def about(self) -> str:
+        return f"{self.n_qubits} qubits, {self.generation}, calibrated on {self.calibrated}"
+
 
 DEVICES: dict[str, Device] = {
     "yorktown": Device("FakeYorktownV2", "Canary r1", 5, "2021-03-15"),

@@ -7,6 +7,7 @@ samples of a batch, and for gradients all their shifted circuits, are parameter 
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -14,24 +15,34 @@ import torch
 from qtl_utils.circuits.devices import DEVICES, Transpiled, has_parameters, linear_angles, transpile_to
 from qtl_utils.circuits.noisy_program import measured
 from qtl_utils.circuits.program import INPUT, WEIGHT, Angle
+from qtl_utils.study.names import REAL_DEVICE
 
-PREFIX = "ibm:"  # of the names of real devices, as in ibm:ibm_fez
 TOKEN = "QISKIT_IBM_TOKEN"  # environment variables: the API key, and the instance where the account has several
 INSTANCE = "QISKIT_IBM_INSTANCE"
 METHODS = ("parameter-shift", "spsa")
 SPSA_STEP = 0.1  # radians; with shots, a smaller one has more noise than slope
 
 
-def open_service():
-    """IBM's service for the account whose API key is in the environment; ValueError where there is none."""
-    if not (token := os.environ.get(TOKEN)):
-        raise ValueError(
-            f"a real device needs an account of IBM Quantum: set the environment variable {TOKEN} to your API key, or "
-            f"name a device whose calibration is at hand ({', '.join(DEVICES)})"
+def refuses(diff_method: str, shots: int | None, service=None) -> str:
+    """Why a real device cannot be used so, as 'key: what is wrong; how to mend it', or ''. Asks no network."""
+    if diff_method not in METHODS:
+        return f"diff_method: a real device has no '{diff_method}'; use {' or '.join(METHODS)}"
+    if not shots:
+        return "shots: a real device gives samples, no exact values; set shots: 1000, or another number"
+    if service is None and not os.environ.get(TOKEN):
+        return (
+            f"device_name: a real device needs an account of IBM Quantum; set the environment variable {TOKEN} to your "
+            f"API key, or name a device whose calibration is at hand ({', '.join(DEVICES)})"
         )
+    return ""
+
+
+@lru_cache(maxsize=4)
+def open_service(token: str, instance: str | None):
+    """IBM's service for the account with the API key `token`."""
     from qiskit_ibm_runtime import QiskitRuntimeService
 
-    return QiskitRuntimeService(channel="ibm_quantum_platform", token=token, instance=os.environ.get(INSTANCE))
+    return QiskitRuntimeService(channel="ibm_quantum_platform", token=token, instance=instance)
 
 
 def with_own_angles(transpiled: Transpiled) -> tuple[Transpiled, list[Angle], list]:
@@ -66,11 +77,10 @@ class RealDevice:
     def __init__(
         self, circuit: Callable, n_qubits, weight_shape, name, shots, diff_method="parameter-shift", service=None
     ):
-        if diff_method not in METHODS:
-            raise ValueError(f"diff_method: a device is differentiated by {' or '.join(METHODS)}, not '{diff_method}'")
-        if not shots:
-            raise ValueError("shots: a real device gives samples; set shots, such as shots: 1000")
-        self.backend = (service or open_service()).backend(name.removeprefix(PREFIX))
+        if reason := refuses(diff_method, shots, service):
+            raise ValueError(reason)
+        service = service or open_service(os.environ[TOKEN], os.environ.get(INSTANCE))
+        self.backend = service.backend(name.removeprefix(REAL_DEVICE))
         transpiled = transpile_to(self.backend, circuit, n_qubits, weight_shape)
         self.transpiled, self.angles, self.parameters = with_own_angles(transpiled)
         nothing = 0, (0,), transpiled.n_wires, []

@@ -22,9 +22,9 @@ import torch
 from qtl_utils.circuits import density, statevector
 from qtl_utils.circuits.ansatze import ANSATZE, make_circuit
 from qtl_utils.circuits.channels import NoiseModel
-from qtl_utils.circuits.noisy_program import compile_noisy
+from qtl_utils.circuits.noisy_program import NoisyProgram, compile_noisy
 from qtl_utils.circuits.program import CONSTANT, compile_circuit, trace
-from qtl_utils.study.names import find
+from qtl_utils.study.names import REAL_DEVICE, find
 
 Run = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # inputs (B, n_in), weights -> outputs (B, n_out)
 
@@ -124,6 +124,7 @@ class Simulator:
     state: Callable[[int], int]  # bytes of one state of n qubits
     workarounds: tuple[tuple[str, dict], ...] = ()  # sentences and the keywords of `build` they stand for
     weight_sets: bool = True  # takes a weight set per sample, (B, *shape), in the place of one for all
+    exact: bool = True  # gives the numbers of the circuit itself; others need more than a circuit, and are in no table
 
 
 def _pennylane(task: Task, method: str, device: str = "", one_by_one: bool = False, shots=None, **options):
@@ -183,9 +184,21 @@ def _statevector(task: Task, method: str, shots: int | None = None):
 
 
 def _density(task: Task, method: str, shots: int | None = None, noise: NoiseModel | None = None, **options):
-    if method not in density.DIFF_METHODS:
-        density.choose_executor("auto", "cpu", method)  # refuses
-    program = compile_noisy(task.circuit, task.n_qubits, task.weight_shape, noise)
+    density.choose_executor("auto", "cpu", method, shots)  # refuses
+    return _noisy(compile_noisy(task.circuit, task.n_qubits, task.weight_shape, noise), task, method, shots, options)
+
+
+def _device(task: Task, method: str, device_name: str, shots: int | None = None, **options):
+    if device_name.startswith(REAL_DEVICE):
+        return _real_device(task, method, device_name, shots)
+    from qtl_utils.circuits.devices import device_program
+
+    density.choose_executor("auto", "cpu", method, shots)
+    program = device_program(task.circuit, task.n_qubits, task.weight_shape, device_name)
+    return _noisy(program, task, method, shots, options)
+
+
+def _noisy(program: NoisyProgram, task: Task, method: str, shots: int | None, options: dict):
     options = {"seed": np.random.default_rng(0)} | options
     tally = density.Tally()
 
@@ -195,14 +208,27 @@ def _density(task: Task, method: str, shots: int | None = None, noise: NoiseMode
             return density.simulate_noisy(program, inputs, weights, **how)
         return density.simulate_noisy(program, inputs[:, None], weights, **how)[:, 0]  # a weight set per sample
 
+    return run, _counting(tally)
+
+
+def _real_device(task: Task, method: str, name: str, shots: int | None):
+    from qtl_utils.circuits.real_device import RealDevice
+
+    device = RealDevice(task.circuit, task.n_qubits, task.weight_shape, name, shots, method)
+    return device, _counting(device)
+
+
+def _counting(counted):
+    """A context manager that counts in a list what `counted.executions` grows by."""
+
     @contextmanager
     def count():
         total = [0]
-        before = tally.executions
+        before = counted.executions
         yield total
-        total[0] = tally.executions - before
+        total[0] = counted.executions - before
 
-    return run, count
+    return count
 
 
 def _density_executions(method: str, counts: Counts) -> int | None:
@@ -216,15 +242,7 @@ def _qiskit(task: Task, method: str, shots: int | None = None):
     if shots:
         raise ValueError("Qiskit's exact estimator has no shots; give EstimatorQNN another estimator")
     layer = QiskitCircuit(task.circuit, task.n_qubits, task.weight_shape, method)
-
-    @contextmanager
-    def count():
-        total = [0]
-        before = layer.network.estimator.executions
-        yield total
-        total[0] = layer.network.estimator.executions - before
-
-    return layer, count
+    return layer, _counting(layer.network.estimator)
 
 
 def _qiskit_executions(method: str, counts: Counts) -> int | None:
@@ -247,6 +265,14 @@ SIMULATORS: dict[str, Simulator] = {
         "adjoint",
         _density_executions,
         lambda n: 8 * 4**n,
+    ),
+    "device": Simulator(
+        "density matrices under a real device's calibration",
+        _device,
+        "adjoint",
+        _density_executions,
+        lambda n: 8 * 4**n,
+        exact=False,
     ),
     "default.qubit": Simulator(
         "PennyLane's reference, in Python",
@@ -284,15 +310,23 @@ SIMULATORS: dict[str, Simulator] = {
 }
 
 
-def training_run(task: Task, simulator: str, diff_method: str) -> Run:
+def exact_simulators() -> list[str]:
+    """The simulators that give the numbers of a circuit itself, and so can be compared with each other."""
+    return [name for name, row in SIMULATORS.items() if row.exact]
+
+
+def training_run(task: Task, simulator: str, diff_method: str, **settings) -> Run:
     """`task` on `simulator` as a layer trains it: a batch at once, differentiated by `diff_method`.
 
+    settings: what the simulator needs beside the circuit, such as a device_name.
     Raises ValueError where there is no such simulator or method, or where one refuses the other.
     """
     row = find("simulator", simulator, SIMULATORS)
     method = find("differentiation method", diff_method, METHODS)
     around = {"one_by_one": True} if row.workarounds and not method.broadcasts else {}
-    return partial(row.build(task, diff_method, **around)[0])  # no module: a layer that keeps it has the angles alone
+    return partial(
+        row.build(task, diff_method, **around, **settings)[0]
+    )  # no module: a layer that keeps it has the angles alone
 
 
 def study_task(ansatz: str, encoding: str, n_qubits: int, depth: int) -> Task:

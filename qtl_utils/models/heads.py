@@ -29,6 +29,8 @@ class HeadSettings:
     angle_init: float = 0.01  # radians
     simulator: str = "statevector"
     diff_method: str | None = None  # the simulator's own
+    device_name: str | None = None  # of simulator 'device'
+    shots: int | None = None  # of simulators that draw them
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,16 @@ def quantum_head(s: HeadSettings, angles="trained", ansatz=None) -> nn.Module:
     pre = nn.Linear(s.n_features, s.n_qubits)
     post = nn.Linear(s.n_qubits, s.n_classes)
     layer = QuantumLayer(
-        s.n_qubits, s.depth, ansatz or s.ansatz, s.encoding, s.angle_init, angles, s.simulator, s.diff_method
+        s.n_qubits,
+        s.depth,
+        ansatz or s.ansatz,
+        s.encoding,
+        s.angle_init,
+        angles,
+        s.simulator,
+        s.diff_method,
+        device_name=s.device_name,
+        shots=s.shots,
     )
     return nn.Sequential(pre, Squash(s.encoding), layer, post)
 

@@ -141,6 +141,7 @@ class LrGrid(Section):
         return self
 
 
+SAMPLED = ("density", "device")  # simulators that draw shots
 OF_2019 = ("lr_classical", "lr_quantum", "lr_backbone", "epochs", "batch_size", "optimizer", "lr_step", "lr_gamma")
 
 
@@ -175,6 +176,8 @@ class TrainConfig(Section):
     start: Literal["default", "published-2d"] = "default"  # initial weights and data order
     simulator: str = "statevector"  # of the circuit: a key of qtl_utils.circuits.simulators.SIMULATORS
     diff_method: str | None = None  # a key of METHODS there; null: the simulator's own
+    device_name: str | None = None  # of simulator: device, a key of qtl_utils.circuits.devices.DEVICES, or ibm:NAME
+    shots: int | None = Field(None, ge=1)  # of every circuit, on density and device; null: exact values
     dtype: Literal["auto", "float32", "float64"] = "auto"  # auto: heads on features float64, whole networks float32
     device: str = "cpu"  # 'cpu', 'auto' (an accelerator if there is one), 'cuda', 'mps'
 
@@ -194,6 +197,14 @@ class TrainConfig(Section):
         repeated = sorted({v for v in self.variants if self.variants.count(v) > 1})
         if repeated:
             raise ValueError(f"variants: {', '.join(repeated)} is listed twice; name each variant once")
+        if (self.simulator == "device") != (self.device_name is not None):
+            both = "simulator: device and device_name: NAME go together"
+            raise ValueError(f"device_name: {both}; give both, or leave device_name out and name another simulator")
+        if self.shots is not None and self.simulator not in SAMPLED:
+            others = " or ".join(SAMPLED)
+            raise ValueError(
+                f"shots: simulator '{self.simulator}' has none; set simulator: {others}, or leave shots out"
+            )
         if self.momentum and self.optimizer != "sgd":
             raise ValueError(f"momentum: optimizer '{self.optimizer}' has none; set optimizer: sgd, or leave it out")
         return self

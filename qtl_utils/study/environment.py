@@ -26,6 +26,7 @@ PACKAGES = (
     "pennylane",
     "pennylane-lightning",
     "qiskit",
+    "qiskit-ibm-runtime",
     "qiskit-machine-learning",
     "numba",
     "matplotlib",

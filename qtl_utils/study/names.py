@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Collection
 
 NO_BACKBONE = "none"  # the model of 2-D points, which are their own features
+REAL_DEVICE = "ibm:"  # what the name of a device begins with that is a real one, as in ibm:ibm_fez
 
 
 def unknown_name(kind: str, name: str, known: Collection[str]) -> str:

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from qtl_utils.study.config import BackboneConfig, DataConfig, RunConfig
 from qtl_utils.study.errors import StudyError, first_error
-from qtl_utils.study.names import unknown_name
+from qtl_utils.study.names import REAL_DEVICE, unknown_name
 from qtl_utils.study.paths import PROJECT, user_path
 from qtl_utils.study.sections import sections as notebook_sections
 from qtl_utils.study.strict_yaml import YAMLError, read_file, read_yaml
@@ -131,6 +131,8 @@ def check_names(study: StudyConfig, file: str | Path, registries: Mapping[str, C
         uses.append((f"runs.{key}.encoding", "encoding", run.encoding))
         uses.append((f"runs.{key}.simulator", "simulator", run.simulator))
         uses.append((f"runs.{key}.diff_method", "differentiation method", run.diff_method))
+        if not (run.device_name or "").startswith(REAL_DEVICE):
+            uses.append((f"runs.{key}.device_name", "device", run.device_name))
         uses.extend((f"runs.{key}.variants", "variant", variant) for variant in run.variants)
     for key in ("gradients", "simulators", "attribution", "repair"):
         if (section := getattr(study, key)) is not None:

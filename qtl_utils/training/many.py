@@ -89,8 +89,9 @@ def _groups(module: nn.Module, reason: str, splits: Splits, replicas, config: Tr
 def most_samples(module: nn.Module) -> int:
     """How many samples, over all replicas, may go through `module` at once."""
     circuits = [m for m in module.modules() if is_circuit(m)]
-    theirs = [2**m.n_qubits for m in circuits if m.simulator not in ("statevector", "density")]
-    kept = [4**m.n_qubits for m in circuits if (m.simulator, m.diff_method) == ("density", "backprop")]
+    theirs = [2**m.n_qubits for m in circuits if not m.ours]
+    noisy = [m for m in circuits if m.ours and m.simulator != "statevector"]
+    kept = [4**m.program.n_qubits for m in noisy if m.diff_method == "backprop"]
     return min((MAX_AMPLITUDES // size for size in (*theirs, *kept)), default=MAX_SAMPLES)
 
 

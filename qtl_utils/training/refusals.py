@@ -16,7 +16,10 @@ from dataclasses import dataclass
 import torch
 from pydantic import TypeAdapter, ValidationError
 
+from qtl_utils.circuits import real_device
 from qtl_utils.circuits.ansatze import ANSATZE
+from qtl_utils.circuits.devices import DEVICES, device_program
+from qtl_utils.circuits.noisy_program import MOST_QUBITS
 from qtl_utils.circuits.simulators import METHODS, SIMULATORS, Task, draw, study_task, training_run
 from qtl_utils.circuits.simulators import gradients as step_gradients
 from qtl_utils.data.datasets import DATASETS
@@ -25,7 +28,7 @@ from qtl_utils.models import backbones, start_2019
 from qtl_utils.models.devices import find_device
 from qtl_utils.models.heads import VARIANTS, HeadSettings
 from qtl_utils.study.config import BackboneConfig, DataConfig, RunConfig, TrainConfig
-from qtl_utils.study.names import NO_BACKBONE, unknown_name
+from qtl_utils.study.names import NO_BACKBONE, REAL_DEVICE, unknown_name
 from qtl_utils.study.study import StudyConfig
 from qtl_utils.training.run import TUNED
 from qtl_utils.training.sketches import cannot_take, kind_of, one_line, sketch
@@ -300,22 +303,50 @@ def gradients_of_circuits(study: StudyConfig) -> Iterator[str]:
         usual = run.simulator == "statevector" and run.diff_method is None
         if usual or not any(VARIANTS[variant].circuit for variant in run.variants):
             continue
-        method = run.diff_method or SIMULATORS[run.simulator].own
+        if (run.device_name or "").startswith(REAL_DEVICE):
+            continue
+        method = run.diff_method or ("parameter-shift" if run.shots else SIMULATORS[run.simulator].own)
         task = study_task(run.ansatz, run.encoding, 2, 1)
-        if error := _refused(task, run.simulator, method):
-            works = [other for other in METHODS if not _refused(task, run.simulator, other)]
+        how = {key: value for key in ("device_name", "shots") if (value := getattr(run, key)) is not None}
+        if error := _refused(task, run.simulator, method, **how):
+            works = [other for other in METHODS if not _refused(task, run.simulator, other, **how)]
             yield (
                 f"runs.{name}.diff_method: '{method}' does not work on {run.simulator} ({one_line(error)}); "
                 f"use {' or '.join(works)}"
             )
 
 
-def _refused(task: Task, simulator: str, method: str) -> Exception | None:
+def quantum_devices(study: StudyConfig) -> Iterator[str]:
+    """Circuits that a quantum device, or its simulation, has no room for, and real devices without what they need."""
+    for name, run in study.runs.items():
+        if run.device_name is None or not any(VARIANTS[variant].circuit for variant in run.variants):
+            continue
+        key = f"runs.{name}"
+        if run.device_name.startswith(REAL_DEVICE):
+            if reason := real_device.refuses(run.diff_method or "parameter-shift", run.shots):
+                yield f"{key}.{reason}"
+            continue
+        has = DEVICES[run.device_name].n_qubits
+        most = min(has, MOST_QUBITS)
+        if run.n_qubits > most:
+            why = (
+                f"'{run.device_name}' has {has} qubits" if has == most else f"a device is simulated up to {most} qubits"
+            )
+            yield f"{key}.n_qubits: {why}, not {run.n_qubits}; set n_qubits: {most} or less"
+            continue
+        task = study_task(run.ansatz, run.encoding, run.n_qubits, run.depth)
+        try:
+            device_program(task.circuit, task.n_qubits, task.weight_shape, run.device_name)
+        except ValueError as error:
+            yield f"{key}.device_name: {one_line(error)}"
+
+
+def _refused(task: Task, simulator: str, method: str, **how) -> Exception | None:
     """What `simulator` raises when a layer that is differentiated by `method` takes a step; None where it works."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            step_gradients(training_run(task, simulator, method), *draw(task, 2))
+            step_gradients(training_run(task, simulator, method, **how), *draw(task, 2))
     except Exception as error:  # whatever a simulator raises is its answer
         return error
     return None
@@ -409,6 +440,7 @@ RULES: list[Rule] = [
     image_sizes,
     weights,
     heads,
+    quantum_devices,
     gradients_of_circuits,
     names,
     devices,

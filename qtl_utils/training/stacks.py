@@ -61,7 +61,7 @@ def stackable_layers(module: nn.Module, prefix: str = "") -> list[tuple[str, nn.
         parts = [stackable_layers(part, f"{prefix}{name}.") for name, part in module.named_children()]
         return None if None in parts else [layer for part in parts for layer in part]
     fits = type(module) in (nn.Linear, *ELEMENTWISE)
-    fits |= is_circuit(module) and module.simulator in ("statevector", "density")
+    fits |= is_circuit(module) and module.ours
     return [(prefix, module)] if fits and not module._forward_hooks else None
 
 

@@ -39,6 +39,8 @@ def head_settings(inputs: Inputs, config: TrainConfig) -> HeadSettings:
         angle_init=config.angle_init,
         simulator=config.simulator,
         diff_method=config.diff_method,
+        device_name=config.device_name,
+        shots=config.shots,
     )
 
 
