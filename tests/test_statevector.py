@@ -56,7 +56,7 @@ def quantum_function(gates, words):
             angles = [
                 torch.tensor(a, dtype=torch.float64) if isinstance(a, float) else values[a[0]][..., a[1]]
                 for a in angles
-            ]  # noqa: E501
+            ]
             if name.startswith("unitary"):
                 k = int(name[-1])
                 qml.QubitUnitary(unitary_group.rvs(2**k, random_state=seed), wires=wires[:k])

@@ -225,6 +225,37 @@ class RepairConfig(Section):
     joint_lr_backbone: Rate = 0.001  # of the backbone
 
 
+class NoiseConfig(Section):
+    """Under which shots, noise and devices 11_noise_and_devices looks at A, and trains it."""
+
+    dataset: Name | None = None  # of the study; left out: that of its first run with a backbone
+    backbone: Name | None = None
+    shots: list[Annotated[int, Field(ge=1)]] = Field([10, 30, 100, 1000, 10_000], min_length=1)  # a circuit
+    strengths: list[Annotated[float, Field(gt=0, le=1)]] = Field([0.001, 0.003, 0.01, 0.03, 0.1], min_length=1)
+    devices: list[str] = Field(["yorktown", "manila", "brooklyn", "sherbrooke", "torino", "fez"], min_length=1)
+    train_shots: list[Annotated[int, Field(ge=1)]] = []  # heads are trained under these too
+    train_strengths: list[Annotated[float, Field(gt=0, le=1)]] = [0.03]
+    train_devices: list[str] = ["yorktown"]
+    mitigation_shots: int = Field(1000, ge=10)  # a circuit
+    calibration_shots: int = Field(10_000, ge=100)  # of known states, once a device
+    gradient_shots: list[Annotated[int, Field(ge=1)]] = Field([10, 100, 1000, 10_000], min_length=1)
+    gradient_heads: int = Field(8, ge=2)
+    gradient_repeats: int = Field(4, ge=2)
+    n_qubits: int = Field(4, ge=1, le=6)
+    depth: int = Field(6, ge=1, le=30)
+    ansatz: str = "mari2019"
+    encoding: str = "tanh"
+    n_splits: int | None = Field(None, ge=1, le=1000)  # in place of the data set's own number
+    first_seed: int = Field(0, ge=0)
+    seeds: int = Field(20, ge=2, le=1000)
+    epochs: int = Field(30, ge=1)
+    batch_size: int = Field(4, ge=1)
+    lr: Rate = 4e-4  # of the published model
+    repaired_lr: Rate = 1e-3  # of the repaired one, on scaled features
+    repaired_lr_quantum: Rate = 0.01
+    lr_step: int = Field(10, ge=1)
+
+
 # ---- the registry ----------------------------------------------------------------------------------------------------
 
 
@@ -332,6 +363,15 @@ NOTEBOOKS: list[Notebook] = [
     ),
     Notebook("09_can_we_see_it", "calibration", CalibrationConfig, ("tables/calibration.csv",), on=False, minutes=1.5),
     Notebook("10_repair", "repair", RepairConfig, ("tables/repair.json",), looks_at="tasks", on=False, minutes=3),
+    Notebook(
+        "11_noise_and_devices",
+        "noise",
+        NoiseConfig,
+        ("tables/noise.json",),
+        looks_at="features",
+        on=False,
+        minutes=1,
+    ),
 ]
 
 

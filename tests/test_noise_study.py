@@ -1,0 +1,181 @@
+"""What noise costs trained heads: every number against what it must be by construction."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from test_attribution import CONFIG, INPUTS
+
+from qtl_utils.analyses import mitigation, noise
+from qtl_utils.circuits.channels import Readout
+from qtl_utils.circuits.noisy_program import compile_noisy
+from qtl_utils.results import noise_plots, stats
+
+SETTINGS = CONFIG.model_copy(update={"epochs": 2, "depth": 2})
+SUBJECTS = noise.subjects(SETTINGS, 0.01, 0.02)
+DEVICE = "manila"
+
+
+@pytest.fixture(scope="module")
+def heads():
+    return {name: noise.train(subject, INPUTS) for name, subject in SUBJECTS.items()}
+
+
+@pytest.fixture(scope="module")
+def metrics(heads):
+    met = noise.conditions([50], [0.05], [DEVICE])
+    frames = [
+        noise.seen(name, trained, condition)
+        for name, trained in heads.items()
+        for condition in (met if SUBJECTS[name].has_circuit else [noise.NOTHING])
+    ]
+    frames += [
+        noise.seen(name, noise.train(SUBJECTS[name], INPUTS, condition), condition, noise.UNDER)
+        for condition in noise.training_conditions([], [0.05], [DEVICE])
+        for name in (noise.PUBLISHED, noise.REPAIRED)
+    ]
+    return pd.concat(frames, ignore_index=True)
+
+
+@pytest.mark.parametrize("name", [noise.PUBLISHED, noise.REPAIRED, noise.ZERO])
+def test_heads_cut_open_at_an_exact_circuit_give_their_own_logits(heads, name):
+    cut = noise.opened(heads[name])
+    outputs = cut.outputs(noise.program_of(noise.NOTHING, heads[name].config))
+    found = cut.logits(outputs)
+    known = np.isfinite(found)
+    np.testing.assert_allclose(found[known], heads[name].fit.logits["last"][known], atol=1e-10)
+    for replica, rows in zip(heads[name].fit.replicas, known.all(-1), strict=True):
+        assert np.flatnonzero(rows).tolist() == sorted(INPUTS.splits.indices(replica.split, "test"))
+
+
+def test_full_depolarisation_leaves_the_bias_alone(heads):
+    trained = heads[noise.PUBLISHED]
+    cut = noise.opened(trained)
+    outputs = cut.outputs(noise.program_of(noise.Condition(noise.GATES, 0.75), trained.config))
+    assert np.abs(outputs).max() < 1e-12
+    bias = trained.fit.weights["3.bias"].double().numpy()
+    found = cut.logits(outputs)
+    known = np.isfinite(found)
+    np.testing.assert_allclose(found[known], np.broadcast_to(bias[:, None], found.shape)[known])
+
+
+def test_many_shots_come_close_and_few_scatter_as_they_must(heads):
+    cut = noise.opened(heads[noise.PUBLISHED])
+    program = noise.program_of(noise.NOTHING, heads[noise.PUBLISHED].config)
+    exact = cut.outputs(program)
+    for shots in (10, 1000):
+        spread = (cut.outputs(program, shots, seed=1) - exact) / np.sqrt((1 - exact**2) / shots)
+        assert np.mean(spread**2) == pytest.approx(
+            1, abs=6 * np.sqrt(2 / spread.size) + 6 / np.sqrt(shots * exact.size)
+        )
+
+
+def test_costs_are_paired_differences_to_the_same_model_without_noise(metrics):
+    table = noise.costs(metrics)
+    row = table[(table["model"] == noise.PUBLISHED) & (table["kind"] == noise.GATES)].iloc[0]
+    name = noise.arm(noise.PUBLISHED, noise.GATES, 0.05, noise.WITHOUT)
+    test = stats.paired(metrics, name, noise.arm(noise.PUBLISHED, noise.EXACT, "", noise.WITHOUT), "loss")
+    assert row["loss_cost"] == pytest.approx(test.value)
+    assert row["loss"] - table.iloc[0]["loss"] == pytest.approx(test.value)
+    exact = table[table["kind"] == noise.EXACT]
+    assert set(exact["model"]) == set(SUBJECTS) and exact["loss_cost"].isna().all()
+    assert (table["model"] == noise.CLASSICAL).sum() == 1  # no noise reaches it
+
+
+def test_every_question_is_one_family(metrics):
+    found = noise.answers(metrics)
+    assert found.groupby("question")["n_tests"].unique().map(list).to_dict() == {"costs": [3], "training": [2]}
+    assert set(found.loc[found["question"] == "training", "model"]) == {noise.PUBLISHED, noise.REPAIRED}
+
+
+def test_parts_of_a_device_are_no_more_than_the_whole(heads):
+    """Gates and readout shrink the outputs one after the other."""
+    trained = heads[noise.PUBLISHED]
+    cut = noise.opened(trained)
+    outputs = {
+        kind: cut.outputs(noise.program_of(noise.Condition(kind, DEVICE), trained.config))
+        for kind in (noise.DEVICE, *noise.PARTS)
+    }
+    exact = cut.outputs(noise.program_of(noise.NOTHING, trained.config))
+    error = {kind: np.sqrt(np.mean((out - exact) ** 2)) for kind, out in outputs.items()}
+    assert all(0 < error[kind] < error[noise.DEVICE] for kind in noise.PARTS)
+
+
+def test_tables_figures_and_sentences(metrics, heads):
+    table, answered = noise.costs(metrics), noise.answers(metrics)
+    shares = noise.readout_shares(table)
+    assert list(shares["model"]) == [noise.PUBLISHED, noise.REPAIRED, noise.ZERO]
+    said = noise.sentences(table, answered, shares)
+    assert any(line.startswith("C has no circuit") for line in said) and not any("nan" in line for line in said)
+    assert {axis.get_xlabel() for axis in noise_plots.costs(table).axes} > set(noise_plots.AXES.values())
+    facts = pd.DataFrame([noise.device_row(name, SETTINGS) for name in (DEVICE, "fez")])
+    on = table.assign(level=table["level"].replace(DEVICE, "fez"))
+    expected = list(noise.expectations(pd.concat([table, on]).drop_duplicates(), answered, facts))
+    assert len(expected) == 3 and all(isinstance(bool(holds), bool) for _, holds, _ in expected)
+
+
+def test_a_price_is_times_and_rates(heads):
+    row = noise.price_row(DEVICE, SETTINGS, {"train": 20, "test": 10}, shots=100)
+    turns = SETTINGS.n_qubits * (1 + SETTINGS.depth)
+    assert row["circuits, test"] == 10 and row["circuits, training"] == 20 * SETTINGS.epochs * (1 + 2 * turns)
+    assert row["USD, training"] > row["USD, test"] > 0
+
+
+# ---- mitigation
+
+
+def test_readout_mitigation_undoes_readout_errors():
+    import pennylane as qml
+
+    def circuit(inputs, weights):
+        qml.RY(inputs[..., 0], wires=0)
+        return [qml.expval(qml.PauliZ(0))]
+
+    errors = noise.NoiseModel(readout=(Readout(0.1, 0.3),))
+    program = compile_noisy(circuit, 1, (0,), errors)
+    inputs = torch.linspace(0, 3, 5, dtype=torch.float64)[:, None]
+    weights = torch.zeros(0, dtype=torch.float64)
+    read = noise.simulate_noisy(mitigation.symmetric(program), inputs, weights)
+    np.testing.assert_allclose(read, 0.6 * inputs.cos(), atol=1e-12)
+    (factor,) = mitigation.trex_factors(program, 200_000, np.random.default_rng(0))
+    assert factor == pytest.approx(1 / 0.6, abs=0.02)
+
+
+def test_folding_multiplies_the_two_qubit_gates_and_their_noise():
+    one, five = (mitigation.folded(DEVICE, SETTINGS, factor) for factor in (1, 5))
+    inputs = torch.zeros(1, SETTINGS.n_qubits, dtype=torch.float64)
+    weights = torch.zeros(one.weight_shape, dtype=torch.float64)
+    weak, strong = (noise.simulate_noisy(program, inputs + 0.7, weights).abs().sum() for program in (one, five))
+    assert strong < weak
+
+
+def test_mitigated_outputs_come_closer(heads):
+    found = mitigation.mitigations(noise.PUBLISHED, heads[noise.PUBLISHED], DEVICE, 20_000, 50_000)
+    table = mitigation.summary(found).set_index("mitigation")
+    assert table.loc[mitigation.READOUT, "error"] < table.loc[mitigation.NONE, "error"]
+    assert table.loc[mitigation.BOTH, "error"] < table.loc[mitigation.NONE, "error"]
+    assert table["executions"].tolist() == [20_000, 20_000, 60_000, 60_000]
+    assert len(mitigation.sentences(table.reset_index())) == 3
+    assert len(noise_plots.mitigated(table.reset_index()).axes) == 2
+
+
+# ---- gradients
+
+
+def test_more_shots_point_better_and_spsa_is_cheap():
+    subject = SUBJECTS[noise.PUBLISHED]
+    given = (["parameter-shift", "spsa"], [20, 20_000])
+    found = noise.directions(subject, INPUTS, noise.NOTHING, *given, heads=3, repeats=4)
+    shift, spsa = (found[found["method"] == method] for method in given[0])
+    assert shift["cosine"].iloc[1] > shift["cosine"].iloc[0] and shift["cosine"].iloc[1] > 0.95
+    assert shift["cosine_exact"].iloc[0] == pytest.approx(1) and shift["kept"].iloc[0] == pytest.approx(1)
+    turns = SETTINGS.n_qubits * SETTINGS.depth
+    assert shift["executions"].iloc[0] == 20 * 4 * (1 + 2 * turns) and spsa["executions"].iloc[0] == 20 * 4 * 3
+    assert len(noise.pointers(found)) == 2 and len(noise_plots.directions(found).axes) == 1
+
+
+def test_noise_shortens_a_gradient_more_than_it_turns_it():
+    subject = SUBJECTS[noise.PUBLISHED]
+    place = noise.Condition(noise.DEVICE, DEVICE)
+    found = noise.directions(subject, INPUTS, place, ["spsa"], [100], heads=3, repeats=2).iloc[0]
+    assert found["kept"] < 1 and found["cosine_exact"] > 0.9
