@@ -197,17 +197,10 @@ class Job:
 
     def chances(self, angles: Tensor) -> np.ndarray:
         """The probability of every bit string that is read, (..., 2^m), float64: bit i of the index from wires[i]."""
-        measurement = self.program.measurement
-        m = len(measurement.wires)
-        words = [sum(3 * 4**wire for i, wire in enumerate(measurement.wires) if k >> i & 1) for k in range(2**m)]
-        found = self.words(angles, tuple(words)).double().cpu().numpy()
-        lead = found.shape[:-1]
-        found = found.reshape(*lead, *[2] * m)
-        for i, confusion in enumerate(measurement.confusion):
-            # P(bit) = (1 +- <Z>) / 2, then what is read of it
-            matrix = confusion @ np.array([[0.5, 0.5], [0.5, -0.5]])
-            found = np.moveaxis(np.moveaxis(found, -1 - i, -1) @ matrix.T, -1, -1 - i)
-        found = found.reshape(*lead, 2**m).clip(min=0.0)  # rounding makes some -1e-17
+        wires = self.program.measurement.wires
+        words = [sum(3 * 4**wire for i, wire in enumerate(wires) if k >> i & 1) for k in range(2 ** len(wires))]
+        found = self.words(angles, tuple(words)).double().cpu().numpy() @ _reading(self.program).T
+        found = found.clip(min=0.0)  # rounding makes some -1e-17
         return found / found.sum(axis=-1, keepdims=True)
 
     def slopes(self, angles: Tensor, gradient: Tensor) -> Tensor:
@@ -263,6 +256,17 @@ class Job:
         along = (plus - minus) / (2 * self.step)  # (rows, directions)
         signs = moves[:, : self.directions] / self.step
         return (along[..., None] * signs).mean(dim=1)
+
+
+def _reading(program: NoisyProgram) -> np.ndarray:
+    """(2^m, 2^m): from the expectation values of all words of Zs to the probabilities of bit strings that are read."""
+    if "reading" not in program.made:
+        found = np.eye(1)
+        for confusion in program.measurement.confusion:
+            # P(bit) = (1 +- <Z>) / 2, then what is read of it; the first wire is the lowest bit
+            found = np.kron(confusion @ np.array([[0.5, 0.5], [0.5, -0.5]]), found)
+        program.made["reading"] = found
+    return program.made["reading"]
 
 
 def _simulated(angles: Tensor, job: Job) -> Tensor:
@@ -355,13 +359,28 @@ def torch_words(program: NoisyProgram, words: tuple[int, ...], angles: Tensor) -
         check_memory(4**n * math.prod(angles.shape[:-1]) * angles.itemsize * 4)
     state = zero_state(n, angles).expand(*angles.shape[:-1], -1)
     places = iter(range(len(program.turns)))
-    for operation in program.operations:
+    for operation, table in zip(program.operations, _tables(program, angles), strict=True):
         if isinstance(operation, Turn):
             g = next(places)
-            state = _turned(state, operation, n, angles[..., g : g + 1])
+            state = _turned(state, angles[..., g : g + 1], *table)
         else:
-            state = _mapped(state, operation, n)
+            state = _mapped(state, operation, n, table)
     return state[..., list(words)]
+
+
+def _tables(program: NoisyProgram, like: Tensor) -> list:
+    """What each operation needs as tensors: partners and signs of a turn, the transposed PTM of a map."""
+    key = "tables", like.device, like.dtype
+    if key not in program.made:
+        found = []
+        for operation in program.operations:
+            if isinstance(operation, Turn):
+                partner, sign = partners(program.n_qubits, operation.letters, operation.wires)
+                found.append((torch.tensor(partner).to(like.device), torch.tensor(sign).to(like.device, like.dtype)))
+            else:
+                found.append(torch.tensor(operation.ptm.T.copy()).to(like.device, like.dtype))
+        program.made[key] = found
+    return program.made[key]
 
 
 def zero_state(n_qubits: int, like: Tensor) -> Tensor:
@@ -369,22 +388,18 @@ def zero_state(n_qubits: int, like: Tensor) -> Tensor:
     found = np.ones(1)
     for _ in range(n_qubits):
         found = np.kron(found, [1, 0, 0, 1])
-    return torch.as_tensor(found).to(like)
+    return torch.tensor(found).to(like.device, like.dtype)
 
 
-def _turned(state: Tensor, turn: Turn, n_qubits: int, angle: Tensor) -> Tensor:
-    partner, sign = partners(n_qubits, turn.letters, turn.wires)
-    partner = torch.as_tensor(partner, device=state.device)
-    sign = torch.as_tensor(sign).to(state)
-    moved = torch.addcmul(angle.cos() * state, angle.sin() * sign, state[..., partner])
+def _turned(state: Tensor, angle: Tensor, partner: Tensor, sign: Tensor) -> Tensor:
+    moved = torch.addcmul(angle.cos() * state, angle.sin() * sign, state.index_select(-1, partner))
     return torch.where(sign != 0, moved, state)
 
 
-def _mapped(state: Tensor, step: Map, n_qubits: int) -> Tensor:
+def _mapped(state: Tensor, step: Map, n_qubits: int, transposed: Tensor) -> Tensor:
     rows = state.shape[:-1]
     axes = [len(rows) + n_qubits - 1 - wire for wire in reversed(step.wires)]  # wire 0 is the last digit
     ends = list(range(-len(axes), 0))
     state = state.reshape(*rows, *[4] * n_qubits).movedim(axes, ends)
-    ptm = torch.tensor(step.ptm).to(state)
-    moved = (state.flatten(-len(axes)) @ ptm.T).unflatten(-1, [4] * len(axes))
+    moved = (state.flatten(-len(axes)) @ transposed).unflatten(-1, [4] * len(axes))
     return moved.movedim(ends, axes).reshape(*rows, 4**n_qubits)
