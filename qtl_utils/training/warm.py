@@ -2,6 +2,7 @@
 
 from numba import types
 
+from qtl_utils.circuits.density_kernels import backward_density, forward_density
 from qtl_utils.circuits.kernels import add_up, backward_blocks, forward_blocks
 from qtl_utils.circuits.vectors import KINDS
 from qtl_utils.training.fused_kernels import evaluate, train
@@ -23,6 +24,8 @@ ARGUMENTS = {  # behind the kind of the vectors
     forward_blocks: [N] * 10,
     backward_blocks: [N] * 13,
     add_up: [N] * 5,
+    forward_density: [N] * 8,
+    backward_density: [N] * 9,
     train: [
         *HEAD,
         *(_integers(n) for n in (1, 1, 4, 2)),
