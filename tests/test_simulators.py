@@ -182,6 +182,8 @@ def test_the_largest_circuit_by_time_and_by_memory():
     n = np.array([4, 6, 8])
     found = simulator_costs.largest(grid(1e-3 * 2.0**n, qubits=n), seconds=1.1, memory=16 * 2**9).iloc[0]
     assert (found["by_seconds"], found["by_bytes"], found["qubits"], found["limit"]) == (10, 9, 9, "memory")
+    most = simulator_costs.largest(grid(1e-3 * 2.0**n, qubits=n, simulator="density"), seconds=1e9, memory=1e12).iloc[0]
+    assert most["qubits"] == 8  # more are refused
     few = simulator_costs.largest(grid(1e-3 * 2.0**n, qubits=n), seconds=0.02, memory=1e9).iloc[0]
     assert (few["qubits"], few["limit"]) == (4, "time")
 

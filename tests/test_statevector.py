@@ -53,7 +53,10 @@ def quantum_function(gates, words):
         values = {"inputs": inputs, "weights": weights}
         for name, wires, angles, seed in gates:
             # a tensor also where constant: PennyLane's Rot cannot mix the two
-            angles = [torch.tensor(a, dtype=torch.float64) if isinstance(a, float) else values[a[0]][..., a[1]] for a in angles]
+            angles = [
+                torch.tensor(a, dtype=torch.float64) if isinstance(a, float) else values[a[0]][..., a[1]]
+                for a in angles
+            ]
             if name.startswith("unitary"):
                 k = int(name[-1])
                 qml.QubitUnitary(unitary_group.rvs(2**k, random_state=seed), wires=wires[:k])

@@ -12,6 +12,7 @@ import psutil
 import scipy.stats
 import torch
 
+from qtl_utils.circuits.noisy_program import MOST_QUBITS
 from qtl_utils.circuits.simulators import (
     METHODS,
     SIMULATORS,
@@ -28,6 +29,7 @@ from qtl_utils.study.environment import PeakMemory
 
 EXACT = 1e-5  # relative error up to which a gradient counts as exact: what float32 leaves
 DENSITIES = ("density", "default.mixed")  # simulators whose states have 4^n numbers
+MOST = {"density": MOST_QUBITS}  # qubits that a simulator takes, where it says so
 SHOTS = 1000  # of the attempts that find out which method runs on a device that samples
 
 
@@ -221,8 +223,8 @@ def largest(frame: pd.DataFrame, seconds: float, memory: float) -> pd.DataFrame:
     """The largest number of qubits that a step of each pair takes within `seconds` and within `memory` bytes.
 
     From the measured qubits grid, beyond it with twice the seconds and bytes a qubit (four times for density
-    matrices); bytes are at least those of one state. `qubits` is the smaller of `by_seconds` and `by_bytes`, `limit`
-    what stops it, `measured_to` where measuring ended.
+    matrices), up to what a simulator takes at all; bytes are at least those of one state. `qubits` is the smaller of
+    `by_seconds` and `by_bytes`, `limit` what stops it, `measured_to` where measuring ended.
     """
     rows = []
     measured = frame[frame["varied"] == "qubits"].dropna(subset="seconds")
@@ -235,7 +237,8 @@ def largest(frame: pd.DataFrame, seconds: float, memory: float) -> pd.DataFrame:
         for name, most in (("seconds", seconds), ("bytes", memory)):
             fits = part.loc[part[name] <= most, "qubits"]
             beyond = int(np.log(most / last[name]) / np.log(factor) + 1e-9) if last[name] <= most else 0
-            row[f"by_{name}"] = int(fits.max()) + beyond if len(fits) else 0
+            reached = int(fits.max()) + beyond if len(fits) else 0
+            row[f"by_{name}"] = min(reached, MOST.get(simulator, reached))
         row["qubits"] = min(row["by_seconds"], row["by_bytes"])
         row["limit"] = "time" if row["by_seconds"] <= row["by_bytes"] else "memory"
         rows.append(row | {"measured_to": int(last["qubits"])})

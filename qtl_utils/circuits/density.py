@@ -355,13 +355,28 @@ def torch_words(program: NoisyProgram, words: tuple[int, ...], angles: Tensor) -
         check_memory(4**n * math.prod(angles.shape[:-1]) * angles.itemsize * 4)
     state = zero_state(n, angles).expand(*angles.shape[:-1], -1)
     places = iter(range(len(program.turns)))
-    for operation in program.operations:
+    for operation, table in zip(program.operations, _tables(program, angles), strict=True):
         if isinstance(operation, Turn):
             g = next(places)
-            state = _turned(state, operation, n, angles[..., g : g + 1])
+            state = _turned(state, angles[..., g : g + 1], *table)
         else:
-            state = _mapped(state, operation, n)
+            state = _mapped(state, operation, n, table)
     return state[..., list(words)]
+
+
+def _tables(program: NoisyProgram, like: Tensor) -> list:
+    """What each operation needs as tensors: partners and signs of a turn, the transposed PTM of a map."""
+    key = "tables", like.device, like.dtype
+    if key not in program.made:
+        found = []
+        for operation in program.operations:
+            if isinstance(operation, Turn):
+                partner, sign = partners(program.n_qubits, operation.letters, operation.wires)
+                found.append((torch.tensor(partner).to(like.device), torch.tensor(sign).to(like.device, like.dtype)))
+            else:
+                found.append(torch.tensor(operation.ptm.T.copy()).to(like.device, like.dtype))
+        program.made[key] = found
+    return program.made[key]
 
 
 def zero_state(n_qubits: int, like: Tensor) -> Tensor:
@@ -369,22 +384,18 @@ def zero_state(n_qubits: int, like: Tensor) -> Tensor:
     found = np.ones(1)
     for _ in range(n_qubits):
         found = np.kron(found, [1, 0, 0, 1])
-    return torch.as_tensor(found).to(like)
+    return torch.tensor(found).to(like.device, like.dtype)
 
 
-def _turned(state: Tensor, turn: Turn, n_qubits: int, angle: Tensor) -> Tensor:
-    partner, sign = partners(n_qubits, turn.letters, turn.wires)
-    partner = torch.as_tensor(partner, device=state.device)
-    sign = torch.as_tensor(sign).to(state)
-    moved = torch.addcmul(angle.cos() * state, angle.sin() * sign, state[..., partner])
+def _turned(state: Tensor, angle: Tensor, partner: Tensor, sign: Tensor) -> Tensor:
+    moved = torch.addcmul(angle.cos() * state, angle.sin() * sign, state.index_select(-1, partner))
     return torch.where(sign != 0, moved, state)
 
 
-def _mapped(state: Tensor, step: Map, n_qubits: int) -> Tensor:
+def _mapped(state: Tensor, step: Map, n_qubits: int, transposed: Tensor) -> Tensor:
     rows = state.shape[:-1]
     axes = [len(rows) + n_qubits - 1 - wire for wire in reversed(step.wires)]  # wire 0 is the last digit
     ends = list(range(-len(axes), 0))
     state = state.reshape(*rows, *[4] * n_qubits).movedim(axes, ends)
-    ptm = torch.tensor(step.ptm).to(state)
-    moved = (state.flatten(-len(axes)) @ ptm.T).unflatten(-1, [4] * len(axes))
+    moved = (state.flatten(-len(axes)) @ transposed).unflatten(-1, [4] * len(axes))
     return moved.movedim(ends, axes).reshape(*rows, 4**n_qubits)
