@@ -9,8 +9,8 @@ F of that relaxation, d = 2 or 4 and the calibrated gate error e, depolarisation
 of every Pauli expectation value but that of the identity, so that both together have the error e; where relaxation
 alone has more than e, there is none. Gates without duration (rz) have no noise. A bit is read wrongly with the
 calibrated probabilities p(1|0) and p(0|1), as in Aer's `from_backend_properties`; `from_backend` takes their mean for
-both. Not in the model: crosstalk, leakage, drift, coherent errors, errors of preparation, and the waiting of qubits,
-unless `idle` asks for it.
+both. Not in the model: crosstalk, leakage, drift, coherent errors, errors of preparation, relaxation while bits are
+read, and the waiting of qubits, unless `idle` asks for it.
 """
 
 import math
@@ -209,7 +209,6 @@ def noisy_program(
             f"the circuit touches {len(transpiled.qubits)} qubits of {backend.name}, and density matrices go up to "
             f"{MOST_QUBITS}; use fewer qubits"
         )
-
     properties = backend.properties()
 
     def confusion(wire: int) -> np.ndarray:

@@ -12,6 +12,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
+from qtl_utils.circuits.density import STEP
 from qtl_utils.circuits.devices import DEVICES, Transpiled, has_parameters, linear_angles, transpile_to
 from qtl_utils.circuits.noisy_program import measured
 from qtl_utils.circuits.program import INPUT, WEIGHT, Angle
@@ -20,7 +21,6 @@ from qtl_utils.study.names import REAL_DEVICE
 TOKEN = "QISKIT_IBM_TOKEN"  # environment variables: the API key, and the instance where the account has several
 INSTANCE = "QISKIT_IBM_INSTANCE"
 METHODS = ("parameter-shift", "spsa")
-SPSA_STEP = 0.1  # radians; with shots, a smaller one has more noise than slope
 
 
 def refuses(diff_method: str, shots: int | None, service=None) -> str:
@@ -143,7 +143,7 @@ def shifted(device: RealDevice, angles: np.ndarray, gradient: np.ndarray) -> np.
 def perturbed(device: RealDevice, angles: np.ndarray, gradient: np.ndarray) -> np.ndarray:
     """The gradient (B, G) along one random direction of signs a sample: simultaneous perturbation."""
     signs = device.generator.choice([-1.0, 1.0], angles.shape)
-    found = device.measure(np.concatenate([angles + SPSA_STEP * signs, angles - SPSA_STEP * signs]))
-    plus, minus = found.reshape(2, len(angles), -1)
-    slopes = ((plus - minus) * gradient).sum(-1) / (2 * SPSA_STEP)
+    step = STEP["spsa"]
+    plus, minus = np.split(device.measure(np.concatenate([angles + step * signs, angles - step * signs])), 2)
+    slopes = ((plus - minus) * gradient).sum(-1) / (2 * step)
     return slopes[:, None] * signs

@@ -319,7 +319,7 @@ def gradients_of_circuits(study: StudyConfig) -> Iterator[str]:
 def quantum_devices(study: StudyConfig) -> Iterator[str]:
     """Circuits that a quantum device, or its simulation, has no room for, and real devices without what they need."""
     for name, run in study.runs.items():
-        if run.device_name is None or not any(VARIANTS[variant].circuit for variant in run.variants):
+        if run.device_name is None:
             continue
         key = f"runs.{name}"
         if run.device_name.startswith(REAL_DEVICE):
