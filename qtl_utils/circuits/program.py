@@ -10,7 +10,7 @@ indices differ by given bits:
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, reduce
 from itertools import product
@@ -173,8 +173,8 @@ def trace(circuit: Callable, inputs: Tensor, weights: Tensor) -> tuple[list[Gate
     angles = []
     for op in expand(qml.tape.QuantumScript.from_queue(queue).operations):
         wires = tuple(op.wires)
-        if (rotations := _rotations(op)) is None:
-            gates.append(Gate(op.name, wires, table=_table(op)))
+        if (rotations := rotations_of(op)) is None:
+            gates.append(Gate(op.name, wires, table=table_of(op)))
             angles.append(Angle())
             continue
         angle = find_angle(Gate(op.name, wires), op.data[0], inputs, weights)
@@ -188,7 +188,7 @@ def expand(operations) -> Iterator:
     for op in operations:
         if op.name in IGNORED:
             continue
-        if _rotations(op) is not None or _table(op) is not None:
+        if rotations_of(op) is not None or table_of(op) is not None:
             yield op
         elif getattr(op, "has_decomposition", False):
             yield from expand(op.decomposition())
@@ -196,7 +196,8 @@ def expand(operations) -> Iterator:
             raise UnsupportedCircuitError(f"{Gate(op.name, tuple(op.wires))} is not among the gates it can run")
 
 
-def _rotations(op) -> tuple[tuple[str, float], ...] | None:
+def rotations_of(op) -> tuple[tuple[str, float], ...] | None:
+    """The rotations that a gate is, as words and shares of its angle; None where it is none."""
     if op.name == "MultiRZ":
         return (("Z" * len(op.wires), 1.0),)
     if op.name == "PauliRot":
@@ -204,7 +205,8 @@ def _rotations(op) -> tuple[tuple[str, float], ...] | None:
     return ROTATIONS.get(op.name)
 
 
-def _table(op) -> CliffordTable | None:
+def table_of(op) -> CliffordTable | None:
+    """What `clifford_table` makes of a gate; None where it is no constant Clifford gate of one or two qubits."""
     constant = not any(qml.math.requires_grad(value) for value in op.data)
     if not constant or len(op.wires) > 2 or not getattr(op, "has_matrix", False):
         return None
@@ -336,7 +338,7 @@ def compile_circuit(
     `inputs` (n_inputs,), as many as qubits by default, and `weights` of `weight_shape` are in radians. Raises
     UnsupportedCircuitError as `read_circuit` does.
     """
-    return _assemble(read_circuit(circuit, n_qubits, weight_shape, n_inputs))
+    return assemble(read_circuit(circuit, n_qubits, weight_shape, n_inputs))
 
 
 @torch.enable_grad()  # how angles depend on inputs and weights is read from torch's graph
@@ -365,6 +367,18 @@ def read_circuit(circuit: Callable, n_qubits: int, weight_shape: Iterable[int], 
     used = {wire for gate in gates for wire in gate.wires} | {w for out in outputs for word in out for w, _ in word}
     if stray := used - set(range(n_qubits)):
         raise ValueError(f"the circuit uses wire {stray.pop()!r}; n_qubits={n_qubits} makes them 0 to {n_qubits - 1}")
+    return carry_cliffords(gates, angles, outputs, n_qubits, n_inputs, weight_shape)
+
+
+def carry_cliffords(
+    gates: Sequence[Gate],
+    angles: Sequence[Angle],
+    outputs: Sequence[dict],
+    n_qubits: int,
+    n_inputs: int,
+    weight_shape: tuple[int, ...],
+) -> Reading:
+    """What is left of `gates` and `outputs`, as `trace` gives them, once Clifford gates stand behind all rotations."""
     frame = Frame(n_qubits)
     uniform = 0
     touched = set()
@@ -383,7 +397,8 @@ def read_circuit(circuit: Callable, n_qubits: int, weight_shape: Iterable[int], 
     return Reading(n_qubits, n_inputs, weight_shape, uniform, tuple(turns), measured, readout)
 
 
-def _assemble(read: Reading) -> Program:
+def assemble(read: Reading) -> Program:
+    """The program of what `read_circuit` found: rotations and words of index bits instead of qubits."""
     real = all(p.ys % 2 for p, _ in read.turns) and not any(p.ys % 2 for p in read.words)
     imaginary = 0 if real else 1 << read.n_qubits  # the index bit of imaginary parts
     return Program(
