@@ -178,10 +178,11 @@ def test_circuits_that_differ_in_angles_share_a_program():
 @pytest.mark.parametrize(
     ("measure", "message"),
     [
-        (qml.state, "Measurement state"),
-        (lambda: qml.sample(wires=0), "Measurement sample"),
+        (qml.state, "state.* is not supported on qtl.statevector, which has expval, var and probs"),
+        (lambda: qml.sample(wires=0), "sample.* is not supported"),
         (lambda: qml.expval(qml.Hermitian(np.eye(64), wires=range(6))), "not supported on qtl.statevector"),
         (lambda: qml.expval(qml.X(0) @ qml.Y(0)), "only Hermitian"),
+        (lambda: (qml.Snapshot(), qml.expval(qml.Z(0)))[-1], "Snapshot.* is not supported"),
     ],
 )
 def test_what_it_cannot_measure_is_refused_by_name(measure, message):
@@ -198,10 +199,8 @@ def test_probabilities_of_many_wires_are_refused():
 
 def test_shots_options_and_backprop_are_refused():
     node = qml.QNode(lambda x: (qml.RX(x, 0), qml.expval(qml.Z(0)))[-1], StatevectorDevice(wires=1))
-    with pytest.raises(DeviceError, match="shots"):
+    with pytest.raises(DeviceError, match="Finite shots are not supported with qtl.statevector"):
         qml.set_shots(node, 10)(0.1)
-    with pytest.raises(DeviceError, match="leave shots out"):
-        StatevectorDevice(wires=1, shots=10)
     with pytest.raises(DeviceError, match="known: auto"):
         StatevectorDevice(wires=1, executor="gpu")
     with pytest.raises(QuantumFunctionError, match="backprop"):
@@ -227,9 +226,9 @@ def test_the_example_of_the_documentation_runs(monkeypatch):
 def test_it_passes_pennylanes_own_tests_of_devices(tmp_path):
     pytest.importorskip("flaky", reason="PennyLane's device tests need: pip install flaky pytest-mock")
     pytest.importorskip("pytest_mock", reason="PennyLane's device tests need: pip install flaky pytest-mock")
-    installed = tmp_path / "qtl_study-0.dist-info"  # the entry point, whether or not the package is installed
+    installed = tmp_path / "qtl_tested-0.dist-info"  # the entry point of this checkout, whatever is installed
     installed.mkdir()
-    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: qtl-study\nVersion: 0\n")
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: qtl-tested\nVersion: 0\n")
     (installed / "entry_points.txt").write_text(
         f"[pennylane.plugins]\n{NAME} = qtl_utils.circuits.pennylane_device:StatevectorDevice\n"
     )
@@ -244,3 +243,4 @@ def test_it_passes_pennylanes_own_tests_of_devices(tmp_path):
         env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
     )
     assert done.returncode == 0, done.stdout[-5000:]
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 300  # 375 with PennyLane 0.45, and few are skipped

@@ -21,7 +21,6 @@ from pennylane.devices.preprocess import (
     no_sampling,
     validate_adjoint_trainable_params,
     validate_device_wires,
-    validate_measurements,
     validate_observables,
 )
 from pennylane.exceptions import DeviceError
@@ -69,11 +68,9 @@ class StatevectorDevice(Device):
     name = NAME
 
     def __init__(self, wires=None, shots=None, executor: str = "auto"):
-        if shots:
-            raise DeviceError(f"{NAME} has no shots, and {shots} were asked for: leave shots out, or use default.qubit")
         if executor not in EXECUTORS:
             raise DeviceError(f"{NAME}: unknown executor '{executor}'; known: {', '.join(EXECUTORS)}")
-        super().__init__(wires=wires)
+        super().__init__(wires=wires, shots=shots)  # whose circuits are refused
         self.executor = executor
 
     def supports_derivatives(
@@ -118,7 +115,7 @@ class StatevectorDevice(Device):
         pipeline.add_transform(no_sampling, name=NAME)
         pipeline.add_transform(defer_measurements, allow_postselect=False)
         pipeline.add_transform(validate_device_wires, self.wires, name=NAME)
-        pipeline.add_transform(validate_measurements, analytic_measurements=_is_known, name=NAME)
+        pipeline.add_transform(_refuse_measurements)
         pipeline.add_transform(validate_observables, stopping_condition=_is_measurable, name=NAME)
         if config.gradient_method == "adjoint":
             pipeline.add_transform(_split_trained_sums)
@@ -168,8 +165,19 @@ def _is_gate(op) -> bool:
     return op.batch_size is None and table_of(op) is not None
 
 
-def _is_known(measurement: MeasurementProcess) -> bool:
+def _is_known(measurement) -> bool:
     return isinstance(measurement, MEASUREMENTS)
+
+
+@qml.transform
+def _refuse_measurements(tape: QuantumScript):
+    """Raises DeviceError for what only a state or samples would answer."""
+    for asked in (*tape.measurements, *(op for op in tape.operations if isinstance(op, qml.Snapshot))):
+        if not _is_known(asked):
+            raise DeviceError(
+                f"{asked} is not supported on {NAME}, which has expval, var and probs: use default.qubit for it"
+            )
+    return (tape,), lambda results: results[0]
 
 
 def _is_measurable(observable) -> bool:
