@@ -21,7 +21,15 @@ class QuantumLayer(nn.Module):
     arXiv:1912.08278; `angles='zero'` fixes them at 0, `'random'` at U[0, 2 pi]. They are the same whatever the
     `simulator`, a key of SIMULATORS; `diff_method`, a key of METHODS, is the simulator's own where it is None.
     `executor`, of statevector: 'auto' (Numba on the CPU, else torch), 'numba' or 'torch'. Inside `torch.func.vmap` all
-    replicas are simulated in one call. Raises ValueError where the simulator refuses the method.
+    replicas are simulated in one call. Raises ValueError where the simulator refuses the method, or where a name is
+    unknown.
+
+    `ansatz` and `encoding` are keys of ANSATZE and ENCODINGS; the layer takes angles, and `ENCODINGS[encoding].squash`
+    makes them of features. It has no other parameters than `weights`, so that its `state_dict` is one tensor. Any dtype
+    of float32 and float64 comes back as it went in.
+
+        layer = QuantumLayer(n_qubits=4, depth=6)
+        layer(torch.rand(32, 4))  # (32, 4), each in [-1, 1]
     """
 
     is_circuit = True
@@ -78,7 +86,10 @@ class QuantumLayer(nn.Module):
         self._prepare()
 
     def forward(self, inputs: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
-        """`weights` (..., *shape), of statevector only: takes the place of the layer's own, one set a replica."""
+        """<Z_i> (..., B, n_qubits) of angles `inputs` (..., B, n_qubits), radians.
+
+        `weights` (..., *shape), of statevector only: takes the place of the layer's own, one set a replica.
+        """
         if inputs.shape[-1] != self.n_qubits:
             raise ValueError(f"expected {self.n_qubits} angles per sample, got inputs of shape {tuple(inputs.shape)}")
         if self.simulator == "statevector":
