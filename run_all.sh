@@ -12,8 +12,9 @@ usage() {
   cat <<'USAGE'
 ./run_all.sh [STUDY] [options]       run a study (default: default), build its report, say where it is
 ./run_all.sh test [pytest options]   run the tests; with --slow also those that take minutes
-./run_all.sh lab                     open the notebooks in JupyterLab
+./run_all.sh lab                     open the notebooks in JupyterLab, at a page that says what to do first
 ./run_all.sh report [STUDY]          rebuild the report of a finished study
+./run_all.sh archive [STUDY]         one zip file of a finished study with its metadata, for a repository with DOIs
 ./run_all.sh plan [STUDY]            say what difference a study will be able to see, and what it would take to see more
 ./run_all.sh verify [STUDY]          compare a finished study with results/reference/
 ./run_all.sh portability [STUDY]     the same study as on other processors, with other threads and seeds, compared
@@ -137,11 +138,12 @@ case "${1:-}" in
     cd "$HERE"
     exec "$PYTHON" -m pytest "$@"
     ;;
-  lab)
+  lab) # from the project's folder, as notebooks link to the glossary; workflow/jupyter answers the question about news
     shift
-    cd "$HERE/notebooks"
-    exec "$PYTHON" -m jupyterlab "$@"
+    cd "$HERE"
+    export JUPYTER_CONFIG_PATH="$HERE/workflow/jupyter${JUPYTER_CONFIG_PATH:+:$JUPYTER_CONFIG_PATH}"
+    exec "$PYTHON" -m jupyterlab --LabApp.default_url=/lab/tree/notebooks/start/index.ipynb "$@"
     ;;
-  names | plan | report | verify | portability | doctor | repair) exec "$PYTHON" -P -m qtl_utils "$@" ;;
+  names | plan | report | archive | verify | portability | doctor | repair) exec "$PYTHON" -P -m qtl_utils "$@" ;;
   *) exec "$PYTHON" -P -m qtl_utils run "$@" ;;
 esac

@@ -172,6 +172,18 @@ def report(options: argparse.Namespace) -> int:
     return 0
 
 
+def archive(options: argparse.Namespace) -> int:
+    """Writes one zip file of a finished study, with metadata for a repository that gives it a DOI."""
+    from qtl_utils.results.archive import write_archive
+
+    folder = _finished_study(options)
+    with paths.lock(folder / ".lock"):
+        target = write_archive(folder, find_study(options.study))
+    print(f"Archive: {target} ({target.stat().st_size / 1e6:.1f} MB)")
+    print(f"SHA-256: {hashlib.sha256(target.read_bytes()).hexdigest()}")
+    return 0
+
+
 def execute(options: argparse.Namespace) -> int:
     """Runs one step of the study in this folder for Snakemake, says so in one line, and explains a failure.
 
@@ -336,7 +348,7 @@ def _check(study: StudyConfig, file: Path, seal: Path) -> None:
 
 
 def _state(study: StudyConfig) -> str:
-    code = [path.read_bytes() for path in sorted((paths.PROJECT / "qtl_utils").rglob("*.py"))]
+    code = [path.read_bytes() for path in sorted(paths.PACKAGE.rglob("*.py"))]
     files = sorted({path for dataset in study.datasets for path in study.files_of(dataset)})
     files = [paths.fingerprint(path).encode() for path in files]
     own = json.dumps(extensions.hashes(study.extensions))
@@ -504,6 +516,7 @@ def _parser() -> Parser:
     two.add_argument("--log", default=os.devnull, help=argparse.SUPPRESS)
     seven = command(plan, "plan")
     seven.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of the study")
+    command(archive, "archive")
     command(verify, "verify")
     five = command(portability, "portability")
     five.add_argument("--cases", metavar="NAME,NAME", help="only these; default: all")

@@ -8,8 +8,10 @@ PACKAGE = PROJECT / "qtl_utils"
 OUTSIDE = {  # no notebook's results depend on these
     "__init__.py": "the names that the package offers",
     "__main__.py": "the command line",
+    "circuits/pennylane_device.py": "the simulator as others use it; it runs what notebooks run",
     "analyses/repairs.py": "repair on trial, in benchmarks/",
     "analyses/plan.py": "says what a study will see before it runs",
+    "results/archive.py": "what is made of a finished study",
     "results/report.py": "what is made of executed notebooks; the report has hashes of its own",
     "results/verify.py": "compares finished studies",
     "results/portability.py": "compares finished studies",

@@ -142,7 +142,7 @@ def test_a_changed_module_changes_only_what_uses_it(tmp_path, monkeypatch):
     (tmp_path / "qtl_utils" / "__init__.py").touch()
     for name, text in {"a": "from . import b", "b": "import qtl_utils.c", "c": "x = 1", "d": ""}.items():
         (tmp_path / "qtl_utils" / f"{name}.py").write_text(text)
-    monkeypatch.setattr(notebook, "PROJECT", tmp_path)
+    monkeypatch.setattr(notebook, "PACKAGE", tmp_path / "qtl_utils")
     path = write_notebook(tmp_path / "n.ipynb", "x = 1", "from qtl_utils.a import x")
     before = code_hashes(path)
     assert list(before) == ["n.ipynb", "a.py", "b.py", "c.py"]

@@ -65,6 +65,62 @@ def test_cells_are_short(path):
 
 
 @every_notebook
+def test_no_more_than_four_code_cells_without_a_word(path):
+    kinds = "".join(cell["cell_type"][0] for cell in json.loads(path.read_text())["cells"][:-1])  # the solution is last
+    assert "ccccc" not in kinds
+
+
+@every_notebook
+def test_it_begins_with_a_picture_and_two_formulas(path):
+    cells = json.loads(path.read_text())["cells"]
+    (picture,) = [i for i, cell in enumerate(cells) if "picture" in cell["metadata"].get("tags", [])]
+    assert picture <= 7
+    assert re.search(r"\b(schemes\.chain|draw_circuit)\(", "".join(cells[picture]["source"]))
+    words = "".join(cells[picture - 1]["source"])
+    assert len(re.findall(r"\$\$.+?\$\$", words, re.DOTALL)) == 2
+    assert "(../report/glossary.md#" in words
+
+
+@every_notebook
+def test_links_to_the_glossary_lead_to_its_sections(path):
+    glossary = (PROJECT / "report" / "glossary.md").read_text(encoding="utf-8")
+    sections = {heading.lower().replace(" ", "-") for heading in re.findall(r"^## (.+)$", glossary, re.MULTILINE)}
+    linked = {
+        found for cell in cells(path, "markdown") for found in re.findall(r"glossary\.md#(\S+?)\)", cell["source"])
+    }
+    assert linked <= sections
+
+
+@every_notebook
+def test_every_question_of_the_beginning_is_answered_at_the_end(path):
+    questions = re.findall(r"^- ", cells(path, "markdown")[0]["source"], re.MULTILINE)
+    (answering,) = [cell for cell in cells(path, "code") if "answers" in cell["metadata"].get("tags", [])]
+    lists = [node for node in ast.walk(ast.parse(answering["source"])) if isinstance(node, ast.Assign)]
+    (answers,) = [node.value.elts for node in lists if node.targets[0].id == "answers"]
+    assert len(answers) == len(questions)
+    assert not any(isinstance(answer, ast.Constant) for answer in answers)  # they are made from numbers
+
+
+def solution_of(path):
+    cell = json.loads(path.read_text())["cells"][-1]
+    assert {"solution", "skip-execution", "hide-input"} == set(cell["metadata"]["tags"])  # studies do not run it
+    assert cell["metadata"]["jupyter"] == {"source_hidden": True}
+    assert "**Exercise.**" in cells(path, "markdown")[-1]["source"]
+    return "".join(cell["source"])
+
+
+@every_notebook
+def test_the_solution_of_its_exercise_runs(path):
+    source = solution_of(path)
+    assert re.search("^assert ", source, re.MULTILINE)
+    first = [cell for cell in cells(path, "code") if "parameters" in cell["metadata"].get("tags", [])]
+    known = {}
+    for cell in (*first, cells(path, "code")[1]):  # the settings and the imports
+        exec(cell["source"], known)
+    exec(source, known)
+
+
+@every_notebook
 def test_imports_name_what_the_modules_have(path):
     for tree in syntax(path):
         for node in ast.walk(tree):
@@ -156,3 +212,34 @@ def test_every_check_and_known_error_leads_to_a_section_that_exists():
 def test_every_fault_is_treated_in_the_notebook_of_its_theme():
     for name, fault in FAULTS.items():
         assert f'ward.treat(\\"{name}\\")' in (FOLDER / f"05_troubleshooting_{fault.theme}.ipynb").read_text()
+
+
+START = FOLDER / "start" / "index.ipynb"
+
+
+def test_the_page_to_start_from_links_to_what_exists():
+    assert [cell for cell in cells(START, "code") if cell["outputs"] or cell["execution_count"]] == []
+    targets = [t for c in cells(START, "markdown") for t in re.findall(r"\]\((?!https?:)([^)#\s]+)", c["source"])]
+    assert targets and all((START.parent / target).exists() for target in targets)
+
+
+def test_the_page_to_start_from_lists_every_notebook_with_its_question():
+    known = {}
+    code = {cell["id"]: cell["source"] for cell in cells(START, "code")}
+    for name in ("imports", "layer", "list"):
+        exec(code[name], known)
+    shown = known["Markdown"]("\n".join(known["lines"])).data
+    for path in FILES:
+        assert (
+            f"| [{path.stem}](../{path.name}) | {cells(path, 'markdown')[0]['source'].splitlines()[0][2:]} |" in shown
+        )
+    assert known["expectations"].shape == (3, 4)
+
+
+def test_the_lab_opens_there_and_asks_nothing_about_news():
+    script = (PROJECT / "run_all.sh").read_text(encoding="utf-8")
+    assert "default_url=/lab/tree/notebooks/start/index.ipynb" in script
+    assert 'JUPYTER_CONFIG_PATH="$HERE/workflow/jupyter' in script
+    file = PROJECT / "workflow" / "jupyter" / "labconfig" / "default_setting_overrides.json"
+    (settings,) = json.loads(file.read_text(encoding="utf-8")).values()
+    assert settings == {"fetchNews": "false", "checkForUpdates": False}

@@ -36,6 +36,7 @@ STUDY = StudyConfig.model_validate(
 ANSWER = {"question": "Does it help?", "answer": ["Not here."], "main_figure": "f.png", "main_table": "t.csv"}
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 TITLE = "What is this?\n\nAn angle $\\theta$ in [one](01_dataset_preparation.ipynb), [two](../README.md).\n\n$$x^2$$"
+TITLE += "\n\nOf [words](../report/glossary.md#statistics)."
 
 
 def finished_study(folder):
@@ -122,6 +123,7 @@ def test_links_between_notebooks_lead_to_their_pages(report):
     page = (report / "notebooks" / "07_results.html").read_text()
     assert 'href="digits/01_dataset_preparation.html"' in page
     assert "README.md" not in page
+    assert 'href="../glossary.html#statistics"' in page
 
 
 def test_links_of_the_doctor_lead_to_pages_of_the_report(tmp_path):

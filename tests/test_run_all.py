@@ -20,6 +20,7 @@ from qtl_utils.study.paths import PROJECT
 from qtl_utils.study.steps import steps_of
 from qtl_utils.study.study_file import load_study
 
+KILLS = int(os.environ.get("QTL_TEST_KILLS", "3"))  # of the smoke study; 50 take an hour
 TOY = """
 datasets: {digits: {dataset: digits}}
 backbones: {vit: {model: tiny_vit}}
@@ -68,7 +69,9 @@ def refuse(done, code, text):
 def test_help_names_every_command():
     done = run_all(PROJECT, "--help")
     assert done.returncode == 0
-    for word in ("test", "lab", "report", "verify", "doctor", "--cores", "--dry-run", "--set", "--cpu", "--profile"):
+    for word in ("test", "lab", "report", "archive", "verify", "doctor"):
+        assert f"run_all.sh {word}" in done.stdout
+    for word in ("--cores", "--dry-run", "--set", "--cpu", "--profile"):
         assert word in done.stdout
 
 
@@ -294,6 +297,14 @@ def test_a_second_run_of_the_same_study_is_turned_away(toy):
         refuse(run_all(toy, "toy"), 75, "The study 'toy' is being run already")
 
 
+def test_a_finished_study_becomes_one_file(finished):
+    first, again = run_all(finished, "archive", "toy"), run_all(finished, "archive", "toy")
+    assert first.returncode == 0, first.stderr
+    assert first.stdout == again.stdout
+    assert (finished / "results" / "toy.zip").is_file()
+    refuse(run_all(finished, "archive", "smoke"), 2, "there are no results of 'smoke'")
+
+
 @pytest.mark.slow
 def test_the_report_is_rebuilt_alone(toy):
     shutil.rmtree(toy / "results" / "toy" / "report")
@@ -347,26 +358,31 @@ def tables(project):
 
 
 def kill_once(project, seconds):
-    """Starts the smoke study and kills the main process, not its children, after that long."""
+    """Starts the smoke study and kills the main process, not its children, after that long; whether it was in time."""
     command = [str(project / "run_all.sh"), "smoke"]
     environment = os.environ | {"VIRTUAL_ENV": sys.prefix}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         process.wait(seconds)
+        return False
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGKILL)
         process.wait()
+        return True
 
 
 @pytest.mark.slow
 def test_killed_runs_end_in_the_same_tables(tmp_path):
     whole, torn = (without_timings(real_project(tmp_path / name)) for name in ("whole", "torn"))
     assert run_all(whole, "smoke").returncode == 0
+    expected = tables(whole)
     seed = random.randrange(1000)
-    moments = [random.Random(seed + i).uniform(8, 40) for i in range(3)]
+    moments = [random.Random(seed + i).uniform(8, 40) for i in range(KILLS)]
     for seconds in moments:
-        kill_once(torn, seconds)
+        while not kill_once(torn, seconds):  # it ended before: once more from the beginning
+            assert tables(torn) == expected, moments
+            shutil.rmtree(torn / "results")
     done = run_all(torn, "smoke")
     assert done.returncode == 0, (moments, done.stderr)
-    assert tables(torn) == tables(whole), moments
+    assert tables(torn) == expected, moments
     assert ran(run_all(torn, "smoke")) == []

@@ -62,7 +62,7 @@ def toy_project(folder: Path) -> Path:
     """Copies the project into `folder` with toy notebooks in the place of the real ones."""
     for name in ("qtl_utils", "workflow", "report", "studies"):
         shutil.copytree(PROJECT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("run_all.sh", "pyproject.toml", "requirements.lock"):
+    for name in ("run_all.sh", "pyproject.toml", "requirements.lock", "CITATION.cff", "LICENSE"):
         shutil.copy2(PROJECT / name, folder / name)
     common = ["study", "results_dir"]
     dataset = [*common, "dataset", "data", "backbones", "threads", "device"]

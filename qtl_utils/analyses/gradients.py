@@ -24,6 +24,7 @@ from qtl_utils.models.heads import VARIANTS, HeadSettings, circuit_angles, make_
 from qtl_utils.models.network import Network, train_epoch
 from qtl_utils.models.pieces import Pieces
 from qtl_utils.study.config import TrainConfig
+from qtl_utils.study.environment import progress
 from qtl_utils.study.names import find
 from qtl_utils.training.fits import Rates, random_orders
 from qtl_utils.training.inputs import Inputs
@@ -395,7 +396,7 @@ def variances(
     """
     rows = []
     rates = []
-    for ansatz, init, depth in product(ansatze, INITS, depths):
+    for ansatz, init, depth in progress(list(product(ansatze, INITS, depths)), "circuits"):
         if init == "identity" and ansatz != "identity_blocks":
             continue
         found = {n: draw_gradients(ansatz, n, depth, init, draws, seed, encoding) for n in qubits}

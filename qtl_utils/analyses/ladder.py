@@ -24,6 +24,7 @@ from qtl_utils.models.heads import VARIANTS, Beside, make_head
 from qtl_utils.results import stats
 from qtl_utils.results.runs import GROUP
 from qtl_utils.study.config import DataConfig, TrainConfig
+from qtl_utils.study.environment import progress
 from qtl_utils.training.fits import Fit, Rates, Replica, make_replicas
 from qtl_utils.training.inputs import Inputs, head_features
 from qtl_utils.training.run import choose_candidates
@@ -242,7 +243,8 @@ def climb(
     for mend in others:
         rows.append((arm("A", f"only {mend}"), ladder.mended("A", [first, mend])))
         rows.append((arm("A", f"without {mend}"), ladder.mended("A", [m for m in mends if m != mend])))
-    found = [[part.assign(variant=name) for part in ladder.scores(recipe)] for name, recipe in rows]
+    climbing = progress(rows, "rungs")
+    found = [[part.assign(variant=name) for part in ladder.scores(recipe)] for name, recipe in climbing]
     if joint:
         for head, network in WHOLE.items():
             found.append([part.assign(variant=arm(head, JOINT)) for part in ladder.networks(network, joint)])

@@ -25,7 +25,7 @@ from qtl_utils.circuits.simulators import (
     relative_error,
     study_task,
 )
-from qtl_utils.study.environment import PeakMemory
+from qtl_utils.study.environment import PeakMemory, progress
 
 EXACT = 1e-5  # relative error up to which a gradient counts as exact: what float32 leaves
 DENSITIES = ("density", "default.mixed")  # simulators whose states have 4^n numbers
@@ -51,7 +51,7 @@ def matrix(
     counts = task.counts
     rows = []
     steps = {}
-    for simulator in simulators or exact_simulators():
+    for simulator in progress(simulators or exact_simulators(), "simulators"):
         for method in methods or METHODS:
             cell = open_cell(task, simulator, method, batch)
             row = {"simulator": simulator, "method": method, "status": cell["status"]}
@@ -146,7 +146,7 @@ def scaling(
     """
     rows = []
     for varied, values in grids.items():
-        for simulator, method in pairs:
+        for simulator, method in progress(pairs, varied):
             for value in values:
                 at = base | {varied: value}
                 row = _measure(

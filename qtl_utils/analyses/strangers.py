@@ -21,6 +21,7 @@ from qtl_utils.doctor.patient import kept_random
 from qtl_utils.doctor.samples import read_made
 from qtl_utils.doctor.strangers import STRANGERS, STRANGERS_HEALTHY
 from qtl_utils.results import stats
+from qtl_utils.study.environment import progress
 
 PARTS = {
     "open": "used while the doctor was built",
@@ -45,7 +46,8 @@ def trial(parts: Sequence[str] = tuple(PARTS)) -> pd.DataFrame:
     failed or warned; said: the evidence and cause of the first of them; seconds.
     """
     rows = []
-    for part, model, make, cause, source, knows in (case for case in _cases() if case[0] in parts):
+    cases = [case for case in _cases() if case[0] in parts]
+    for part, model, make, cause, source, knows in progress(cases, "models of strangers"):
         with kept_random(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             told = make()

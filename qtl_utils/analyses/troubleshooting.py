@@ -31,6 +31,7 @@ from qtl_utils.doctor.probe import saved_by_circuits
 from qtl_utils.results import stats
 from qtl_utils.results.claims import Claims
 from qtl_utils.study.config import TrainConfig
+from qtl_utils.study.environment import progress
 from qtl_utils.training.fits import Fit, make_replicas
 from qtl_utils.training.inputs import Inputs, scale_features
 from qtl_utils.training.scores import classification_scores
@@ -87,7 +88,7 @@ def confusion(names: Sequence[str] | None = None) -> pd.DataFrame:
     """What every check says of every fault and healthy model: a row per model, a column per check."""
     rows = {}
     models = {name: fault.broken for name, fault in FAULTS.items()} | HEALTHY
-    for name in names or list(models):
+    for name in progress(names or list(models), "models"):
         torch.manual_seed(0)
         rows[name] = {f.check: f.verdict for f in diagnose(**models[name](), budget=math.inf)}
     return pd.DataFrame.from_dict(rows, orient="index")[list(CHECKS)]
@@ -273,9 +274,10 @@ def gained(name: str, seeds: int = 5, steps: int = 30, first_seed: int = 0) -> l
     rows = []
     numbers = range(first_seed, first_seed + seeds)
     for measure in MEASURES[name]:
+        bar = progress(numbers, f"{name}, {measure.quantity}")
         with kept_random(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = [[measure.function(FAULTS[name], b, s, steps) for b in (True, False)] for s in numbers]
+            found = [[measure.function(FAULTS[name], b, s, steps) for b in (True, False)] for s in bar]
         broken, mended = np.array(found).T
         row = {"fault": name, "quantity": measure.quantity, "broken": broken.mean(), "mended": mended.mean()}
         rows.append(row | change(np.log(broken / mended) if measure.ratio else mended - broken, measure.ratio))

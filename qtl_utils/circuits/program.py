@@ -172,7 +172,7 @@ def trace(circuit: Callable, inputs: Tensor, weights: Tensor) -> tuple[list[Gate
     for op in expand(operations):
         wires = tuple(op.wires)
         if (rotations := rotations_of(op)) is None:
-            gates.append(Gate(op.name, wires, table=_table(op)))
+            gates.append(Gate(op.name, wires, table=table_of(op)))
             angles.append(Angle())
             continue
         angle = find_angle(Gate(op.name, wires), op.data[0], inputs, weights)
@@ -196,7 +196,7 @@ def expand(operations) -> Iterator:
     for op in operations:
         if op.name in IGNORED:
             continue
-        if rotations_of(op) is not None or _table(op) is not None:
+        if rotations_of(op) is not None or table_of(op) is not None:
             yield op
         elif getattr(op, "has_decomposition", False):
             yield from expand(op.decomposition())
@@ -205,7 +205,7 @@ def expand(operations) -> Iterator:
 
 
 def rotations_of(op) -> tuple[tuple[str, float], ...] | None:
-    """The words that a gate turns about, each with its share of the gate's angle; None where it is no rotation."""
+    """The rotations that a gate is, as words and shares of its angle; None where it is none."""
     if op.name == "MultiRZ":
         return (("Z" * len(op.wires), 1.0),)
     if op.name == "PauliRot":
@@ -213,7 +213,8 @@ def rotations_of(op) -> tuple[tuple[str, float], ...] | None:
     return ROTATIONS.get(op.name)
 
 
-def _table(op) -> CliffordTable | None:
+def table_of(op) -> CliffordTable | None:
+    """What `clifford_table` makes of a gate; None where it is no constant Clifford gate of one or two qubits."""
     constant = not any(qml.math.requires_grad(value) for value in op.data)
     if not constant or len(op.wires) > 2 or not getattr(op, "has_matrix", False):
         return None
@@ -350,7 +351,7 @@ def compile_circuit(
     `inputs` (n_inputs,), as many as qubits by default, and `weights` of `weight_shape` are in radians. Raises
     UnsupportedCircuitError as `read_circuit` does.
     """
-    return _assemble(read_circuit(circuit, n_qubits, weight_shape, n_inputs))
+    return assemble(read_circuit(circuit, n_qubits, weight_shape, n_inputs))
 
 
 def read_circuit(circuit: Callable, n_qubits: int, weight_shape: Iterable[int], n_inputs: int | None = None) -> Reading:
@@ -364,6 +365,18 @@ def read_circuit(circuit: Callable, n_qubits: int, weight_shape: Iterable[int], 
     weight_shape = tuple(weight_shape)
     n_inputs = n_qubits if n_inputs is None else n_inputs
     gates, angles, outputs = agreed(partial(trace, circuit), n_qubits, weight_shape, n_inputs)
+    return carry_cliffords(gates, angles, outputs, n_qubits, n_inputs, weight_shape)
+
+
+def carry_cliffords(
+    gates: Sequence[Gate],
+    angles: Sequence[Angle],
+    outputs: Sequence[dict],
+    n_qubits: int,
+    n_inputs: int,
+    weight_shape: tuple[int, ...],
+) -> Reading:
+    """What is left of `gates` and `outputs`, as `trace` gives them, once Clifford gates stand behind all rotations."""
     frame = Frame(n_qubits)
     uniform = 0
     touched = set()
@@ -408,7 +421,8 @@ def agreed(
     return first
 
 
-def _assemble(read: Reading) -> Program:
+def assemble(read: Reading) -> Program:
+    """The program of what `read_circuit` found: rotations and words of index bits instead of qubits."""
     real = all(p.ys % 2 for p, _ in read.turns) and not any(p.ys % 2 for p in read.words)
     imaginary = 0 if real else 1 << read.n_qubits  # the index bit of imaginary parts
     return Program(

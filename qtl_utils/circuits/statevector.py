@@ -24,7 +24,13 @@ CACHED_BITS = 12  # the torch executor keeps the index tables of states up to th
 class Statevector:
     """A quantum function made to run over batches: `Statevector(f, n_qubits, weight_shape)(inputs, weights)`.
 
-    See `compile_circuit` for what `circuit` may be and `simulate` for shapes and gradients. Can be pickled.
+    circuit: a PennyLane quantum function or QNode `f(inputs, weights)` on the wires 0 ... n_qubits - 1, see
+    `compile_circuit`. weight_shape: of its weights. n_inputs: of a sample, n_qubits by default. executor: 'auto' (Numba
+    on the CPU, else torch), 'numba' or 'torch'. Attributes: `program`, what the function was compiled to, and
+    `executor`. Can be pickled. Raises UnsupportedCircuitError where the function is none that it can run.
+
+        run = Statevector(circuit, n_qubits=4, weight_shape=(6, 4))
+        run(torch.rand(32, 4), torch.rand(6, 4))  # (32, n_outputs)
     """
 
     def __init__(
@@ -39,6 +45,7 @@ class Statevector:
         self.executor = executor
 
     def __call__(self, inputs: Tensor, weights: Tensor) -> Tensor:
+        """Expectation values (..., B, n_outputs) of `inputs` (..., B, n_inputs) and `weights`; see `simulate`."""
         return simulate(self.program, inputs, weights, self.executor)
 
 

@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from qtl_utils.data.dataset import Dataset, from_images, from_points, skipped_files
 from qtl_utils.data.images import LAYOUT, fetch, read_nth, scan_folder
 from qtl_utils.data.index import ImageIndex
-from qtl_utils.study.paths import PROJECT, atomic, user_path
+from qtl_utils.study.paths import FOLDER, atomic, user_path
 from qtl_utils.study.shipped_files import read_arrays, read_card
 
 HYMENOPTERA_URL = "https://download.pytorch.org/tutorial"
@@ -133,7 +133,7 @@ def ants_bees() -> Dataset:
 
 
 def _cache(cache_dir: str | Path | None) -> Path:
-    return user_path(cache_dir) if cache_dir else PROJECT / "data"
+    return user_path(cache_dir) if cache_dir else FOLDER / "data"
 
 
 def _cifar10_pair(

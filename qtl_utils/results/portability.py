@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from qtl_utils.study.paths import PROJECT, atomic
+from qtl_utils.study.paths import PACKAGE, atomic
 from qtl_utils.results.verify import ROUNDING, Verdict, verify
 
 HERE = "this processor"
@@ -59,7 +59,7 @@ def run_case(study: str, name: str, root: Path, cores: int | None = None) -> tup
     command += ["--cores", str(cores)] if cores else []
     # kernels compiled for another processor must not be taken from the usual cache
     environment = os.environ | {"NUMBA_CACHE_DIR": str(folder / ".numba")} | case.environment
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(command, env=environment, check=False)
     found = [path.parent for path in folder.glob("*/study.json")]
     return done.returncode, found[0] if found else folder

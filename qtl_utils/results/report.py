@@ -24,6 +24,7 @@ from qtl_utils.results.runs import write_csv
 from qtl_utils.study.steps import steps_of
 
 SOURCES = PROJECT / "report"
+GLOSSARY = "glossary.md"  # a page of the report's root
 PAGE = re.compile(r"href='(05_\w+)\.ipynb#")  # the doctor's links, in outputs
 LINK = re.compile(r"(?<!!)\[([^\]]+)\]\((?!https?:|#)([^)\s]+)\)")  # [text](file), not pictures or addresses
 
@@ -176,9 +177,13 @@ def _copy_notebook(source: Path, target: Path, name: Path, notebooks: list[Path]
 
 
 def _relink(link: re.Match, name: Path, notebooks: list[Path]) -> str:
-    """A link to another page of the report, or just its text where the target is no page of it."""
+    """A link to the glossary or another notebook, or just its text where the target is no page of the report."""
     text, target = link.groups()
-    topic = Path(target.partition("#")[0]).stem
+    file, mark, section = target.partition("#")
+    if Path(file).name == GLOSSARY:
+        to_root = os.path.relpath(GLOSSARY, Path("notebooks") / name.parent).replace(os.sep, "/")
+        return f"[{text}]({to_root}{mark}{section})"
+    topic = Path(file).stem
     pages = [n for n in notebooks if n.stem == topic or n.stem.startswith(f"{topic}-")]
     if not pages or not target.endswith(".ipynb"):
         return text

@@ -134,6 +134,11 @@ def address_for(threads: int) -> str | None:
 # ---- the process that forks
 
 
+def _leave(*_) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would break into the cleaning up
+    sys.exit()
+
+
 def serve(address: str, warming: str = "") -> None:
     """Forks a kernel for every request until the process that started this one is gone.
 
@@ -143,7 +148,7 @@ def serve(address: str, warming: str = "") -> None:
     for name in PACKAGES:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    signal.signal(signal.SIGTERM, _leave)
     lines = {}  # of living kernels, by process number
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)

@@ -13,7 +13,7 @@ from typing import Any
 
 from qtl_utils.study import forks
 from qtl_utils.study.environment import THREAD_VARIABLES
-from qtl_utils.study.paths import PROJECT, atomic, scratch
+from qtl_utils.study.paths import FOLDER, PACKAGE, atomic, scratch
 
 
 class NotebookError(RuntimeError):
@@ -87,7 +87,7 @@ def run_notebook(
     failed: str | Path | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> None:
-    """Executes a notebook from the project folder and writes the executed copy to `out`.
+    """Executes a notebook from the folder that relative names begin at and writes the executed copy to `out`.
 
     `out` appears only when every cell succeeded; otherwise NotebookError is raised and the part that ran is
     kept as `failed` (beside `out` as NAME.failed.ipynb where not given; it may be `out` itself), which says in its
@@ -110,7 +110,7 @@ def run_notebook(
                 dict(parameters),
                 kernel_name=kernel,
                 language="python",
-                cwd=str(PROJECT),
+                cwd=str(FOLDER),
                 progress_bar=False,
                 kernel_manager_class=_kernel_manager(f"{sockets}/k", variables, forks.address_for(threads)),
             )
@@ -125,7 +125,7 @@ def kernel_environment(threads: int) -> dict[str, str]:
     return {
         **dict.fromkeys(THREAD_VARIABLES, str(threads)),
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")])),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")])),
         "PYTHONWARNINGS": "ignore:IProgress not found",  # tqdm's, wherever a library asks for its widget
         "QTL_BATCH": "1",
     }
@@ -223,8 +223,7 @@ def code_hashes(path: str | Path) -> dict[str, str]:
 
     Comments, docstrings and the breaks of lines in modules do not matter.
     """
-    package = PROJECT / "qtl_utils"
-    modules = {module.relative_to(package).as_posix(): module_hash(module) for module in modules_used(path)}
+    modules = {module.relative_to(PACKAGE).as_posix(): module_hash(module) for module in modules_used(path)}
     return {Path(path).name: source_hash(path), **modules}
 
 
@@ -259,7 +258,7 @@ def _absolute(node: ast.ImportFrom, path: Path) -> str:
     """The dotted name of what a `from ... import` in the file `path` reads."""
     if not node.level:
         return node.module
-    package = path.parents[node.level - 1].relative_to(PROJECT).parts
+    package = path.parents[node.level - 1].relative_to(PACKAGE.parent).parts
     return ".".join([*package, *filter(None, [node.module])])
 
 
@@ -270,7 +269,7 @@ def _files(name: str) -> list[Path]:
         return []
     if parts and (home := _offered().get(parts[0])):
         return _files(home)
-    folder = PROJECT / first
+    folder = PACKAGE
     found = []
     for part in parts:
         if (module := folder / f"{part}.py").is_file():
@@ -285,7 +284,7 @@ def _files(name: str) -> list[Path]:
 @cache
 def _offered() -> dict[str, str]:
     """Name -> module of what the package itself offers: the imports in its __init__.py."""
-    tree = _syntax(PROJECT / "qtl_utils" / "__init__.py")
+    tree = _syntax(PACKAGE / "__init__.py")
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     return {alias.name: node.module for node in imports for alias in node.names}
 
@@ -314,7 +313,7 @@ def show_source(thing: Any):
 
     file = Path(inspect.getsourcefile(thing)).resolve()
     line = inspect.getsourcelines(thing)[1]
-    place = file.relative_to(PROJECT) if file.is_relative_to(PROJECT) else file.name
+    place = file.relative_to(PACKAGE.parent) if file.is_relative_to(PACKAGE) else file.name
     style = "padding: 0.6em; overflow-x: auto; color: #222"
     code = highlight(inspect.getsource(thing), PythonLexer(), HtmlFormatter(noclasses=True, cssstyles=style))
     return HTML(f"<small><code>{place}</code>, line {max(line, 1)}</small>{code}")

@@ -15,7 +15,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-PROJECT = Path(__file__).resolve().parents[2]
+PACKAGE = Path(__file__).resolve().parents[1]
+INSTALLED = PACKAGE / "project"  # where a wheel has the notebooks, the workflow and whatever else a checkout has
+PROJECT = INSTALLED if INSTALLED.is_dir() else PACKAGE.parent
+# Where results go and relative names begin: the checkout, or the folder where an installed package was called. Jobs
+# and kernels run elsewhere and inherit it.
+FOLDER = Path(os.environ.setdefault("QTL_FOLDER", os.getcwd())) if INSTALLED.is_dir() else PROJECT
 PID_SPACE = "/proc/self/ns/pid"  # containers of one name count their processes apart
 HOST = platform.node() + (os.readlink(PID_SPACE) if os.path.islink(PID_SPACE) else "")
 HOST = hashlib.sha256(HOST.encode()).hexdigest()[:8]  # short and fit for file names, whatever it is called
@@ -44,8 +49,8 @@ MENDS = {  # errno -> what is the matter with a file, and how to mend it
 
 
 def results_root(results_dir: str | Path | None = None) -> Path:
-    """The folder that holds one folder per study; `results_dir`, relative to the project, or `results/`."""
-    return PROJECT / (results_dir or "results")
+    """The folder that holds one folder per study; `results_dir`, relative to FOLDER, or `results/`."""
+    return FOLDER / (results_dir or "results")
 
 
 def study_dir(study: str, results_dir: str | Path | None = None) -> Path:
@@ -54,11 +59,12 @@ def study_dir(study: str, results_dir: str | Path | None = None) -> Path:
 
 
 def user_path(path: str | Path) -> Path:
-    """`path` with `~` expanded; a relative one is looked up from the project folder, then the current one."""
+    """`path` with `~` expanded; a relative one is looked up from FOLDER, then the project, then the current folder."""
     path = Path(os.path.expanduser(path))  # leaves the ~ of an unknown user as it is
-    if path.is_absolute() or (PROJECT / path).exists():
-        return PROJECT / path
-    return path.resolve() if path.exists() else PROJECT / path
+    for root in (FOLDER, PROJECT):
+        if path.is_absolute() or (root / path).exists():
+            return root / path
+    return path.resolve() if path.exists() else FOLDER / path
 
 
 def fingerprint(path: str | Path) -> str:

@@ -18,7 +18,7 @@ from qtl_utils.models.backbones import Backbone
 from qtl_utils.models.devices import find_device
 from qtl_utils.study.config import BackboneConfig, DataConfig, TrainConfig
 from qtl_utils.study.names import NO_BACKBONE
-from qtl_utils.study.paths import PROJECT, atomic, user_path
+from qtl_utils.study.paths import FOLDER, atomic, user_path
 from qtl_utils.training.kept import code_of
 from qtl_utils.training.sources import backbone_state, train_source
 
@@ -68,7 +68,7 @@ def open_dataset(folder: Path, config: DataConfig) -> tuple[Dataset, Splits]:
     """The data set and its splits, read from `folder`/splits.json if they were drawn with the same settings before."""
     data_dir = user_path(config.data_dir) if config.data_dir else None
     index = ImageIndex(Path(folder) / "images.json", config.image_size)
-    data = load_dataset(config.dataset, data_dir=data_dir, cache_dir=PROJECT / "data", index=index, **config.options)
+    data = load_dataset(config.dataset, data_dir=data_dir, cache_dir=FOLDER / "data", index=index, **config.options)
     if index.squares:
         keep_pixels(folder, data, config.image_size, index.squares)
     settings = Path(folder) / "settings.json"

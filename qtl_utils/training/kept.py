@@ -9,7 +9,7 @@ import torch
 
 from qtl_utils.study import extensions
 from qtl_utils.study.notebook import module_hash, modules_used
-from qtl_utils.study.paths import PROJECT, atomic
+from qtl_utils.study.paths import PACKAGE, atomic
 from qtl_utils.training.fits import Fit, Replica
 
 
@@ -26,7 +26,7 @@ def training_key(variant, inputs, config, replica) -> str:
 
 def code_of(module: str) -> str:
     """What a stored result depends on besides its inputs: the code of `module` and of all it uses, and versions."""
-    path = PROJECT / "qtl_utils" / module
+    path = PACKAGE / module
     versions = [version(name) for name in ("torch", "torchvision", "pennylane")]
     return "\n".join(
         [module_hash(file) for file in (path, *modules_used(path))] + [*versions, *extensions.hashes().values()]

@@ -12,7 +12,7 @@ from qtl_utils.models import backbones
 from qtl_utils.models.devices import FUSED, build_seeded
 from qtl_utils.models.network import Network, train_epoch
 from qtl_utils.study.config import BackboneConfig, TrainConfig
-from qtl_utils.study.paths import PROJECT
+from qtl_utils.study.paths import FOLDER
 from qtl_utils.training.fits import random_orders
 
 SOURCE_BATCH = 32  # images per step of a source training
@@ -24,7 +24,7 @@ def train_source(config: BackboneConfig, image_size: int, device="cpu", rows: np
     On a CPU it is trained in float64 and rounded in the end: training amplifies rounding, and from float32 every
     processor would arrive at another backbone.
     """
-    data = load_dataset(config.source_dataset, cache_dir=PROJECT / "data")
+    data = load_dataset(config.source_dataset, cache_dir=FOLDER / "data")
     pixels = torch.from_numpy(load_pixels(data, image_size)).to(device)
     labels = torch.from_numpy(data.labels).to(device)
     backbone = backbones.load_backbone(config.model, image_size, "random", seed=config.seed, frozen=False)
