@@ -121,6 +121,8 @@ def choose_backbone(weights: str | None = None, model: str | None = None) -> Cho
         raise ValueError(f"--backbone: {unknown_name('model', model, backbones.known_models())}")
     if weights is not None:
         file = str(paths.user_path(weights))
+        if not Path(file).is_file():
+            raise FileNotFoundError(f"--weights: there is no file '{weights}'; give a .safetensors, .pt or .pth file")
         model = identify(file, model)
         return Choice(
             BackboneConfig(model=model, init="file", weights=file),

@@ -73,7 +73,7 @@ def read_found(folder: str | Path, dataset: str) -> Found | None:
         return None
     results = read_runs(folder)
     key = _best_group(comparisons, results["metrics"])
-    rows = {name: part[(part[GROUP] == key).all(axis=1)] for name, part in (tables | results).items()}
+    rows = {name: part[(part[GROUP] == list(key)).all(axis=1)] for name, part in (tables | results).items()}
     best = _best_variant(rows["metrics"])
     compared = {"A", *RIVALS, best}
     backbone = study.backbones[key[1]]
