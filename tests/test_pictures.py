@@ -278,11 +278,24 @@ def test_weights_are_downloaded_where_there_is_a_server(monkeypatch, tmp_path):
 # ---- time
 
 
-def test_what_is_left_follows_the_pace_so_far():
-    waiting = {"a": 10.0, "b": 20.0, "c": 30.0}
-    assert time_left.line(waiting, [], 0.0, 0.0) == "  0 of 3 steps done, about 60 s left"
-    assert time_left.line(waiting, ["a"], 30.0, 0.0) == "  1 of 3 steps done, about 2 min left"
-    assert time_left.line(waiting, ["a", "b"], 30.0, 29.0) == "  2 of 3 steps done, about 5 s left"
+@pytest.mark.parametrize(
+    ("there", "took", "since", "expected"),
+    [
+        ([], 0.0, 0.0, "0 of 3 steps done, about 60 s left"),
+        ([], 0.0, 5.0, "0 of 3 steps done, about 55 s left"),
+        (["a"], 30.0, 0.0, "1 of 3 steps done, about 2 min left"),
+        (["a", "b"], 30.0, 20.0, "2 of 3 steps done, about 10 s left"),
+        (["a", "b"], 30.0, 300.0, "2 of 3 steps done, about 30 s left"),  # a tenth of what it took so far
+    ],
+)
+def test_what_is_left_follows_the_pace_so_far(there, took, since, expected):
+    assert time_left.line({"a": 10.0, "b": 20.0, "c": 30.0}, there, took, since) == f"  {expected}"
+
+
+def test_reading_says_how_far_it_is():
+    said = []
+    assert list(time_left.steadily("abc", "reading", said.append, every=0.0)) == ["a", "b", "c"]
+    assert [line.rpartition(",")[0] for line in said] == ["  reading: 1 of 3", "  reading: 2 of 3"]
 
 
 def test_a_long_run_says_how_long_it_takes(tmp_path):

@@ -21,10 +21,11 @@ from qtl_utils.data.index import ImageIndex
 from qtl_utils.models import backbones
 from qtl_utils.study import paths, shipped_files
 from qtl_utils.study.config import BackboneConfig
-from qtl_utils.study.environment import available_cores, progress
+from qtl_utils.study.environment import available_cores
 from qtl_utils.study.errors import StudyError
 from qtl_utils.study.names import NO_BACKBONE, unknown_name
 from qtl_utils.study.study_file import study_beside
+from qtl_utils.study.time_left import steadily
 from qtl_utils.training.inputs import keep_pixels
 
 DATASET = "pictures"  # what a study calls the folder
@@ -36,7 +37,7 @@ PATIENCE = 4  # seconds to wait for the server of the weights
 SEAL = "# Seal: "
 SIZES = (  # most pictures -> how much is trained; five splits share no test image, so their number is a multiple of 5
     (100, {"n_splits": 30, "epochs": 30, "batch_size": 8}),
-    (1000, {"n_splits": 20, "epochs": 30, "batch_size": 16}),
+    (1000, {"n_splits": 30, "epochs": 30, "batch_size": 16}),
     (5000, {"n_splits": 10, "epochs": 15, "batch_size": 32}),
     (np.inf, {"n_splits": 5, "epochs": 9, "batch_size": 64}),
 )
@@ -77,7 +78,7 @@ def prepare(
     chosen = choose_backbone(weights, model)
     say(f"Backbone: {chosen.why}")
     with paths.lock(folder / ".lock"):
-        data = look(root, folder / "data" / DATASET, chosen.image_size)
+        data = look(root, folder / "data" / DATASET, chosen.image_size, say)
     n, skipped = len(data), len(data.skipped)
     left_out = f"; {skipped} files or folders are left out, and listed with the reason" if skipped else ""
     say(f"Pictures: {n} in {len(data.classes)} classes{left_out}.")
@@ -208,11 +209,11 @@ def native_size(model: str) -> int:
 # ---- the pictures
 
 
-def look(root: Path, folder: Path, image_size: int) -> Dataset:
-    """The pictures of a folder, each decoded once, with a progress bar; what was found out is kept in `folder`."""
+def look(root: Path, folder: Path, image_size: int, say: Say = print) -> Dataset:
+    """The pictures of a folder, each decoded once; what was found out is kept in `folder`."""
     index = ImageIndex(folder / "images.json", image_size)
     files = [path for _, _, inside in scan_folder(root)[0] for path in inside]
-    for path in progress(files, "reading pictures"):
+    for path in steadily(files, "reading pictures", say):
         with suppress(ValueError):  # load_dataset lists it with the reason
             index.look(path)
     data = load_dataset("image_folder", data_dir=root, index=index, min_images=MIN_IMAGES)

@@ -1,6 +1,7 @@
 """The one page that answers for pictures of one's own, in plain words: from results files alone, as HTML and as text."""
 
 import json
+import shlex
 import textwrap
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from qtl_utils.results import stats
 from qtl_utils.results.runs import GROUP, groups, read_runs, write_csv
@@ -151,15 +153,9 @@ def _range(row: pd.Series) -> str:
 def answer(found: Found) -> list[str]:
     """Can the circuit help: the headline, then what each model reached and how they differ."""
     lines = [headline({name: test["verdict"] for name, test in found.tests.items()})]
-    reached = [f"{stats.PLAIN[v]} on {_of_100(found.accuracy.loc[v, 'accuracy'])}" for v in _compared(found)]
-    lines.append(f"Of 100 pictures they had not seen, {', '.join(reached[:-1])} and {reached[-1]} were right.")
-    for name, test in found.tests.items():
-        if np.isfinite(test["low"]):
-            low, high = (round(100 * test[end]) for end in ("low", "high"))
-            lines.append(
-                f"With the circuit instead of {stats.PLAIN[name]}, the number of right pictures in 100 changes by "
-                f"{_signed(low)} to {_signed(high)}."
-            )
+    reached = [f"{stats.PLAIN[v]} named {_of_100(found.accuracy.loc[v, 'accuracy'])} rightly" for v in _compared(found)]
+    lines.append(f"Of 100 pictures they had not seen, {_and(reached)}.")
+    lines += [_change(name, test) for name, test in found.tests.items() if np.isfinite(test["low"])]
     if _hopeless(found):
         lines.append("But no model does better than always naming the largest class, so this says little.")
     return lines
@@ -169,8 +165,19 @@ def _compared(found: Found) -> list[str]:
     return [name for name in ("A", *RIVALS) if name in found.accuracy.index]
 
 
-def _signed(number: int) -> str:
-    return f"{number:+d}" if number else "0"
+def _change(name: str, test: pd.Series) -> str:
+    """How many pictures more or fewer are right with the circuit than with a rival."""
+    low, high = (round(100 * test[end]) for end in ("low", "high"))
+    if low < 0 < high:
+        change = f"between {-low} fewer and {high} more"
+    else:
+        few, many = sorted((abs(low), abs(high)))
+        change = f"{few} to {many} {'more' if high > 0 else 'fewer'}"
+    line = f"With the circuit instead of {stats.PLAIN[name]}, {change} of 100 pictures are right."
+    if test["verdict"] == "not distinguishable" and test["low"] * test["high"] > 0:
+        n = int(test["n_tests"])
+        line += f" Taken alone this would be a difference, but {n} comparisons were made, and one of {n} may look so by chance."
+    return line
 
 
 def _guessing(found: Found) -> float:
@@ -186,7 +193,7 @@ def expectation(found: Found) -> list[str]:
     row = found.accuracy.loc[found.best]
     return [
         f"About {_of_100(row['accuracy'])} of 100 new pictures of the same kind are recognised{_range(row)}, with the "
-        f"model that did best while choosing: {stats.PLAIN.get(found.best, found.best)}.",
+        f"model that did best on the pictures set aside for choosing: {stats.PLAIN.get(found.best, found.best)}.",
         f"Always naming the largest class would be right on {_of_100(_guessing(found))} of 100.",
     ]
 
@@ -207,7 +214,7 @@ def certainty(found: Found) -> list[str]:
     if missed:
         lines.append(
             f"A difference between the models of under {stats.of_hundred(max(missed)).replace('images', 'pictures')} can "
-            "be missed with so many pictures."
+            "be missed with this many pictures."
         )
     if np.isfinite(found.accuracy.loc[found.best, "low"]):
         lines.append(
@@ -226,7 +233,8 @@ def classes(found: Found) -> pd.DataFrame:
         part = best[best["label"] == name]
         wrong = part[part["prediction"] != name].groupby("prediction")["n"].sum()
         right = part.loc[part["prediction"] == name, "n"].sum() / max(part["n"].sum(), 1)
-        rows.append({"class": name, "pictures": n, "right": right, "taken_for": wrong.idxmax() if len(wrong) else ""})
+        taken_for = wrong.idxmax() if len(wrong) and right < 0.995 else ""
+        rows.append({"class": name, "pictures": n, "right": right, "taken_for": taken_for})
     return pd.DataFrame(rows)
 
 
@@ -270,19 +278,19 @@ def advice(found: Found, wrong: pd.DataFrame, mixed: Sequence[Sequence[str]], we
             f"Add pictures of “{shown(row[1])}”: {row.pictures} so far, and {_of_100(row.right)} of 100 are recognised."
         )
     best = found.accuracy["accuracy"].max()
-    verdicts = {test["verdict"] for test in found.tests.values()}
+    verdicts = {name: test["verdict"] for name, test in found.tests.items()}
     if best >= CEILING:
         lines.append("There is next to nothing left to gain here: a harder task would tell models apart.")
-    elif "not distinguishable" in verdicts:
+    elif headline(verdicts).startswith("We cannot tell"):
         lines.append(
-            f"To find out about smaller differences, more pictures help most: ./run_all.sh plan {_study_file(found)} "
-            "says how many it takes."
+            "To find out about smaller differences, more pictures help most; how many it takes, says "
+            f"`./run_all.sh plan {shlex.quote(_study_file(found))}`"
         )
-    if verdicts & {"lower", "equivalent", "no variation"}:
+    if headline(verdicts).startswith("No."):
         lines.append("Use the model without a circuit: it is simpler and, here, as good or better.")
     if (found.folder / MODEL).is_file():
         lines.append(
-            f"Let the model name new pictures: ./run_all.sh predict {found.folder} NEW_PICTURES/ --out answers.csv"
+            f"Let the model name new pictures: `./run_all.sh predict {shlex.quote(str(found.folder))} NEW_PICTURES/ --out answers.csv`"
         )
     return lines
 
@@ -307,6 +315,12 @@ def shown(name: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(name))
 
 
+def _code(line: str) -> Markup:
+    """A line for HTML, what stands between backticks as <code>."""
+    parts = [escape(part) for part in line.split("`")]
+    return Markup("").join(Markup("<code>{}</code>").format(part) if i % 2 else part for i, part in enumerate(parts))
+
+
 # ---- the page
 
 
@@ -322,7 +336,7 @@ def write_page(found: Found, thumbnail: Callable[[Path], str]) -> tuple[Path, st
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["shown"] = shown
+    environment.filters |= {"shown": shown, "code": _code}
     page = environment.get_template("pictures.html.j2").render(told | {"pictures": pictures})
     text = as_text(told)
     for name, content in ((PAGE, page), (TEXT, text)):
@@ -388,7 +402,7 @@ def _bars(found: Found) -> dict:
 
     rows = [
         {
-            "name": f"circuit instead of {stats.PLAIN[name].removeprefix('the ')}",
+            "name": f"circuit instead of {stats.PLAIN[name]}",
             "low": place(test["low"]),
             "value": place(test["value"]),
             "high": place(test["high"]),
@@ -428,8 +442,11 @@ def as_text(told: dict) -> str:
 
 
 def _section(title: str, lines: Sequence[str]) -> str:
-    wrapped = [
-        textwrap.fill(line, 100, initial_indent="  - ", subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
-        for line in lines
-    ]
-    return "\n".join([title, "-" * len(title), *wrapped])
+    """A heading and a list; a command, between backticks at the end of a line, stands unbroken for itself."""
+    listed = []
+    for line in lines:
+        words, _, command = line.partition("`")
+        options = {"initial_indent": "  - ", "subsequent_indent": "    ", "break_on_hyphens": False}
+        listed.append(textwrap.fill(words, 100, break_long_words=False, **options))
+        listed += [f"      {command.rstrip('`')}"] if command else []
+    return "\n".join([title, "-" * len(title), *listed])

@@ -4,16 +4,16 @@ import contextlib
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from qtl_utils.study.steps import Step
 
-EVERY = 15.0  # seconds between two lines
-PER_PICTURE = {"squeezenet1_1": 0.06, "tiny_resnet": 0.002, "tiny_vit": 0.002}  # seconds of features, on one core
-OTHERS = 0.4  # of networks like resnet18 and resnet50
-PER_UPDATE = 0.00015  # seconds of one training step of one head
-NOTEBOOKS = {"01_dataset_preparation": 6.0, "02_train_variant": 12.0, "07_results": 20.0}  # without what is above
+EVERY = 10.0  # seconds between two lines
+PER_PICTURE = {"squeezenet1_1": 0.15, "tiny_resnet": 0.002, "tiny_vit": 0.002}  # seconds of features, on one core
+OTHERS = 0.6  # of networks like resnet18
+PER_UPDATE = 0.00003  # seconds of one training step of one head
+NOTEBOOKS = {"01_dataset_preparation": 30.0, "02_train_variant": 12.0, "07_results": 25.0}  # without what is above
 REPORT = 20.0  # seconds
 
 
@@ -64,15 +64,29 @@ def told_now_and_then(
         thread.join()
 
 
-def line(waiting: Mapping[str, float], there: list[str], took: float, since: float) -> str:
+def line(waiting: Mapping[str, float], there: Sequence[str], took: float, since: float) -> str:
     """What is said: how much is done, and what is left at the pace so far.
 
-    there: the files of `waiting` that are finished, which took `took` seconds; since: seconds from then to now.
+    there: the files of `waiting` that are finished, which took `took` seconds; since: seconds from then to now. The
+    first of the others is the one that is being made; where it takes longer than expected, so will the rest.
     """
     planned = sum(waiting[file] for file in there)
     pace = took / planned if there and planned else 1.0
-    left = max(pace * (sum(waiting.values()) - planned) - since, 5.0)
-    return f"  {len(there)} of {len(waiting)} steps done, {in_words(left)} left"
+    now, *later = [one for file, one in waiting.items() if file not in there]
+    pace = max(pace, 1.1 * since / now)
+    return f"  {len(there)} of {len(waiting)} steps done, {in_words(pace * (now + sum(later)) - since)} left"
+
+
+def steadily(items: Sequence, doing: str, say: Callable[[str], None], every: float = EVERY) -> Iterable:
+    """The items; every so often, says how many there were and how long the others take."""
+    start = said = time.monotonic()
+    for number, item in enumerate(items):
+        now = time.monotonic()
+        if number and now - said >= every:
+            said = now
+            left = (now - start) * (len(items) - number) / number
+            say(f"  {doing}: {number} of {len(items)}, {in_words(left)} left")
+        yield item
 
 
 def in_words(seconds: float) -> str:

@@ -22,9 +22,9 @@ from qtl_utils.results.pictures import best_on_validation
 from qtl_utils.results.runs import read_metrics, read_table
 from qtl_utils.study import extensions, shipped_files
 from qtl_utils.study.config import BackboneConfig, DataConfig, RunConfig
-from qtl_utils.study.environment import progress
 from qtl_utils.study.names import unknown_name
 from qtl_utils.study.paths import atomic, user_path
+from qtl_utils.study.time_left import steadily
 from qtl_utils.training.inputs import Inputs, open_inputs
 from qtl_utils.training.run import TUNED
 from qtl_utils.training.variants import head_settings
@@ -295,7 +295,7 @@ def _features(
     notes = []
     features = []
     squares = []
-    for file in progress(files, "reading"):
+    for file in steadily(files, "naming pictures", print):
         try:
             image = read_image(file)
             squares.append(square(image, preprocessing["image_size"], preprocessing["resize"]))
