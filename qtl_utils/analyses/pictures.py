@@ -5,6 +5,7 @@ import json
 import re
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,7 @@ SHIPPED = "tiny_resnet"  # where nothing can be downloaded
 FIRST = ("resnet18", "resnet50", "squeezenet1_1", "mobilenet_v3_small", "efficientnet_b0", "vit_b_16")  # tried first
 MIN_IMAGES = 5  # of a class: three to train on, one to validate, one to test
 PATIENCE = 4  # seconds to wait for the server of the weights
+READERS = 4  # threads: each may hold a picture of a hundred million pixels
 SEAL = "# Seal: "
 SIZES = (  # most pictures -> how much is trained; five splits share no test image, so their number is a multiple of 5
     (100, {"n_splits": 30, "epochs": 30, "batch_size": 8}),
@@ -213,9 +215,16 @@ def look(root: Path, folder: Path, image_size: int, say: Say = print) -> Dataset
     """The pictures of a folder, each decoded once; what was found out is kept in `folder`."""
     index = ImageIndex(folder / "images.json", image_size)
     files = [path for _, _, inside in scan_folder(root)[0] for path in inside]
-    for path in steadily(files, "reading pictures", say):
+
+    def known(path: Path) -> None:
         with suppress(ValueError):  # load_dataset lists it with the reason
             index.look(path)
+
+    # decoders and hashes let other threads run; what each of them does to the filter of warnings, this one takes back
+    with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor(min(available_cores(), READERS)) as pool:
+        read = pool.map(known, files)
+        for _ in steadily(files, "reading pictures", say):
+            next(read)
     data = load_dataset("image_folder", data_dir=root, index=index, min_images=MIN_IMAGES)
     keep_pixels(folder, data, image_size, index.squares)
     return data

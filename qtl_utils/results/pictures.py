@@ -28,6 +28,7 @@ NAMED = 8  # pictures in the text, and rows of what was left out
 CEILING = 0.98  # accuracy beyond which there is next to nothing to gain
 WEAK = 0.1  # a class that is recognised so much less often than all pictures is worth more pictures
 FEW = 20  # pictures of a class
+EXPECTED = ("hidden", "not an image")  # how reasons begin that surprise nobody: such files are listed last
 QUESTION = "Can the circuit help on your pictures?"
 
 
@@ -152,13 +153,17 @@ def _range(row: pd.Series) -> str:
 
 def answer(found: Found) -> list[str]:
     """Can the circuit help: the headline, then what each model reached and how they differ."""
-    lines = [headline({name: test["verdict"] for name, test in found.tests.items()})]
+    lines = [_headline(found)]
     reached = [f"{stats.PLAIN[v]} named {_of_100(found.accuracy.loc[v, 'accuracy'])} rightly" for v in _compared(found)]
     lines.append(f"Of 100 pictures they had not seen, {_and(reached)}.")
     lines += [_change(name, test) for name, test in found.tests.items() if np.isfinite(test["low"])]
-    if _hopeless(found):
-        lines.append("But no model does better than always naming the largest class, so this says little.")
     return lines
+
+
+def _headline(found: Found) -> str:
+    if _hopeless(found):
+        return "We cannot tell. No model here does better than always naming the largest class."
+    return headline({name: test["verdict"] for name, test in found.tests.items()})
 
 
 def _compared(found: Found) -> list[str]:
@@ -270,7 +275,8 @@ def advice(found: Found, wrong: pd.DataFrame, mixed: Sequence[Sequence[str]], we
             "digits only; with a network connection, or with --weights FILE, expect much more."
         )
     if mixed:
-        lines.append(f"Decide to which class {len(mixed)} picture{'s' * (len(mixed) > 1)} belong that lie in two (below).")
+        which = "one picture belongs that lies" if len(mixed) == 1 else f"{len(mixed)} pictures belong that lie"
+        lines.append(f"Decide to which class {which} in two classes, listed on this page.")
     if len(wrong):
         lines.append("Look at the pictures that are always wrong: a wrong label, a cut-off subject, or a rare kind?")
     for row in weak.itertuples():
@@ -278,15 +284,15 @@ def advice(found: Found, wrong: pd.DataFrame, mixed: Sequence[Sequence[str]], we
             f"Add pictures of “{shown(row[1])}”: {row.pictures} so far, and {_of_100(row.right)} of 100 are recognised."
         )
     best = found.accuracy["accuracy"].max()
-    verdicts = {name: test["verdict"] for name, test in found.tests.items()}
+    said = _headline(found)
     if best >= CEILING:
         lines.append("There is next to nothing left to gain here: a harder task would tell models apart.")
-    elif headline(verdicts).startswith("We cannot tell"):
+    elif said.startswith("We cannot tell"):
         lines.append(
             "To find out about smaller differences, more pictures help most; how many it takes, says "
             f"`./run_all.sh plan {shlex.quote(_study_file(found))}`"
         )
-    if headline(verdicts).startswith("No."):
+    if said.startswith("No."):
         lines.append("Use the model without a circuit: it is simpler and, here, as good or better.")
     if (found.folder / MODEL).is_file():
         lines.append(
@@ -361,7 +367,7 @@ def _told(found: Found) -> dict:
         "wrong": wrong,
         "n": found.card["n"],
         "mixed": mixed,
-        "skipped": found.card["skipped"],
+        "skipped": sorted(found.card["skipped"], key=lambda row: row["reason"].startswith(EXPECTED)),
         "advice": advice(found, wrong, mixed, _weak(rows, found.accuracy.loc[found.best, "accuracy"])),
         "sentences": [test["sentence"] for test in found.tests.values()],
         "backbone": f"{found.model} ({WEIGHTS[found.init]})",
