@@ -373,6 +373,8 @@ def results(tmp_path_factory):
     options = {"dataset": "pictures", "backbone": "net", "classes": CLASSES, "n_splits": 10, "settings": "tuned"}
     made = synthetic.run(**options, accuracy={"A": 0.80, "C": 0.90, "C-matched": 0.80})
     made["predictions"]["id"] = [f"{label}/{i}.png" for label, i in made["predictions"][["label", "id"]].to_numpy()]
+    ids = sorted(made["predictions"]["id"].unique())
+    made["predictions"].loc[made["predictions"]["id"].isin(ids[:2]), "prediction"] = "wasps"  # two are always wrong
     synthetic._write(folder, made)
     tables.save(tables.every(read_runs(folder)), folder / "tables")
     study = {
@@ -383,10 +385,9 @@ def results(tmp_path_factory):
     }
     for label in CLASSES:
         (root / label).mkdir(parents=True)
-    for name in made["predictions"]["id"].unique():
+    for name in ids:
         picture(1).save(root / name)
     (folder / "study.json").write_text(load_study_text(study, folder))
-    ids = sorted(made["predictions"]["id"].unique())
     sizes = [("train", 72), ("validation", 24), ("test", 24)]
     card = {
         "n": 120,
@@ -452,7 +453,7 @@ def test_the_page_needs_no_network_and_no_name_breaks_it(results):
     kinds = {re.match(r"[a-z]+:|", address)[0] for address in tags.addresses}
     assert kinds <= {"data:", "file:", ""}
     wrong = pd.read_csv(results / "tables" / "always_wrong.csv")
-    assert tags.seen.count("img") == min(len(wrong), pictures.SHOWN) > 0
+    assert tags.seen.count("img") == len(wrong) >= 2
     assert f"Always wrong: {len(wrong)} of 120 pictures" in html
 
 
