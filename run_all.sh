@@ -11,6 +11,8 @@ CPU=no
 usage() {
   cat <<'USAGE'
 ./run_all.sh [STUDY] [options]       run a study (default: default), build its report, say where it is
+./run_all.sh PICTURES/               run a study of your own pictures, one folder a class, and say what came out
+./run_all.sh predict RESULTS PICTURES ... --out FILE.csv  name new pictures with the best model of a study
 ./run_all.sh test [pytest options]   run the tests; with --slow also those that take minutes
 ./run_all.sh lab                     open the notebooks in JupyterLab, at a page that says what to do first
 ./run_all.sh report [STUDY]          rebuild the report of a finished study
@@ -23,12 +25,13 @@ usage() {
 ./run_all.sh repair FILE.py:FUNCTION  mend what the doctor finds, as far as code can; exit code 1 if a fault is left
 ./run_all.sh --help
 
-STUDY is a study file (my_study.yaml) or the name of one in studies/ (smoke, default, ants_bees).
+STUDY is a study file (my_study.yaml), the name of one in studies/ (smoke, default, ants_bees), or a folder of pictures.
   --cores N          use at most N CPU cores (default: all)
   --dry-run          list what would run, compute nothing
   --set KEY=VALUE    change a key of the study: --set seeds=5 everywhere, --set runs.heads.seeds=5 in one run
   --results-dir DIR  write to DIR instead of results/
   --profile NAME     how jobs are started: local (default) or slurm; see workflow/profiles/
+  --weights FILE     of a folder of pictures: the backbone's weights; --backbone NAME: which of torchvision's
   --json             doctor, repair: print one JSON document; --minutes M, --seeds N: how much repair may train
   --cpu              at set-up, install the smaller CPU build of PyTorch where the package index has it
 
@@ -144,6 +147,6 @@ case "${1:-}" in
     export JUPYTER_CONFIG_PATH="$HERE/workflow/jupyter${JUPYTER_CONFIG_PATH:+:$JUPYTER_CONFIG_PATH}"
     exec "$PYTHON" -m jupyterlab --LabApp.default_url=/lab/tree/notebooks/start/index.ipynb "$@"
     ;;
-  names | plan | report | archive | verify | portability | doctor | repair) exec "$PYTHON" -P -m qtl_utils "$@" ;;
+  names | plan | report | archive | verify | portability | doctor | repair | predict) exec "$PYTHON" -P -m qtl_utils "$@" ;;
   *) exec "$PYTHON" -P -m qtl_utils run "$@" ;;
 esac

@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # for type checkers and editors; `_HOME` says the same to Pyt
     from qtl_utils.training.inputs import open_inputs
     from qtl_utils.training.many import fit_heads
     from qtl_utils.training.run import run_variant, save_run
+    from qtl_utils.training.trained_head import predict
     from qtl_utils.training.whole import fit_network
 
 _HOME = {
@@ -68,6 +69,7 @@ _HOME = {
     "checked": "study.errors",
     "open_inputs": "training.inputs",
     "fit_heads": "training.many",
+    "predict": "training.trained_head",
     "run_variant": "training.run",
     "save_run": "training.run",
     "fit_network": "training.whole",

@@ -16,14 +16,21 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from qtl_utils.study import extensions, forks, paths
+from qtl_utils.study import extensions, forks, paths, time_left
 from qtl_utils.study.environment import available_cores
 from qtl_utils.study.errors import StudyError
 from qtl_utils.study.names import unknown_name
 from qtl_utils.study.notebook import failure_of, keep_failed, kernel_environment
 from qtl_utils.study.steps import Step, steps_of
 from qtl_utils.study.study import StudyConfig
-from qtl_utils.study.study_file import check_names, find_study, load_study, parse_overrides
+from qtl_utils.study.study_file import (
+    check_names,
+    find_study,
+    load_study,
+    parse_overrides,
+    pictures_folder,
+    study_beside,
+)
 
 USER_ERROR = 2
 FAILED = 1
@@ -64,7 +71,11 @@ def _fail(sentence: str, code: int) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Checks a study and computes what is missing of it."""
+    """Checks a study and computes what is missing of it; a folder of pictures becomes a study first."""
+    if root := pictures_folder(options.study):
+        _prepare(root, options)
+    elif options.weights or options.backbone:
+        raise StudyError("--weights and --backbone are for a folder of pictures; a study file has backbones of its own")
     study = load_study(options.study, parse_overrides(options.set))
     folder = paths.study_dir(study.name, options.results_dir)
     resolved = study.model_dump_json(indent=2) + "\n"
@@ -80,7 +91,54 @@ def run(options: argparse.Namespace) -> int:
         _write_if_changed(folder / "study.json", resolved)
         _write_if_changed(folder / ".checked", _state(study))
         set_aside(study, folder)
-        return _compute(study, folder, options)
+        with _telling_time(study, folder):
+            code = _compute(study, folder, options)
+        if not code and any(data.dataset == "image_folder" for data in study.datasets.values()):
+            _answer(study, folder)
+        return code
+
+
+def _prepare(root: Path, options: argparse.Namespace) -> None:
+    """Writes the study file of a folder of pictures, unless there is one."""
+    given = options.weights or options.backbone
+    if options.dry_run and given:
+        raise StudyError("--dry-run lists the steps of a study that is written; leave --weights and --backbone out")
+    if (file := study_beside(root)).is_file() and not given:
+        _say(f"Study: {file} is there already and is used as it is; move it away to have it written anew.")
+    elif not options.dry_run:
+        from qtl_utils.analyses import pictures
+
+        pictures.prepare(root, options.results_dir, weights=options.weights, model=options.backbone, say=_say)
+
+
+def _telling_time(study: StudyConfig, folder: Path) -> contextlib.AbstractContextManager:
+    """Of a study of pictures, says now and then how long it still takes."""
+    folders = [data.data_dir for data in study.datasets.values() if data.dataset == "image_folder"]
+    if not folders:
+        return contextlib.nullcontext()
+    n = sum(1 for path in paths.user_path(folders[0]).rglob("*") if path.is_file())
+    return time_left.told_now_and_then(folder, time_left.expected(steps_of(study), n), _say)
+
+
+def _answer(study: StudyConfig, folder: Path) -> None:
+    """Writes and prints the page that answers for pictures of one's own, and keeps the best head for `predict`."""
+    from qtl_utils.data.thumbnails import thumbnail
+    from qtl_utils.results import pictures
+
+    dataset = pictures.pictures_of(study)
+    if dataset is None or (found := pictures.read_found(folder, dataset)) is None:
+        return
+    run_folder = folder / "runs" / dataset / found.run
+    kept = folder / pictures.MODEL
+    if not kept.is_file() or kept.stat().st_mtime < (run_folder / "metrics.csv").stat().st_mtime:
+        from qtl_utils.training import trained_head
+
+        try:
+            trained_head.save_head(trained_head.head_of_run(run_folder), kept)
+        except ValueError as error:  # the best variant trained its backbone too, say
+            print(f"No model is kept for predict: {error}")
+    page, text = pictures.write_page(found, thumbnail)
+    print(f"\n{text}\nPage: {page}")
 
 
 def _compute(study: StudyConfig, folder: Path, options: argparse.Namespace) -> int:
@@ -280,6 +338,23 @@ def repair(options: argparse.Namespace) -> int:
         found = mend(model, data, **more | {key: value for key, value in given.items() if value is not None})
     print(found.to_json() if options.json else found)
     return FAILED if found.left else 0
+
+
+def predict(options: argparse.Namespace) -> int:
+    """Names new pictures with a trained head: file, class and a probability per class, as CSV."""
+    from qtl_utils.results.runs import write_csv
+    from qtl_utils.training import trained_head
+
+    head = trained_head.find_head(options.model, options.variant)
+    table = trained_head.predict(head, options.pictures, weights=options.weights)
+    if table.empty:
+        raise ValueError(
+            f"there are no files in {', '.join(options.pictures)}; give pictures or a folder that holds some"
+        )
+    with paths.atomic(options.out) as part:
+        write_csv(table, part)
+    print("\n".join([*trained_head.sentences(head, table), f"Answers: {options.out}"]))
+    return FAILED if (table["note"] != "").all() else 0
 
 
 def _quiet(wanted: bool) -> contextlib.AbstractContextManager:
@@ -497,7 +572,8 @@ def _parser() -> Parser:
         sub = commands.add_parser(name, prog=f"run_all.sh {name}", help=function.__doc__, allow_abbrev=False)
         sub.set_defaults(command=function)
         if study:
-            sub.add_argument("study", nargs="?", default="default", help="a study file or a name in studies/")
+            told = "a study file, a name in studies/, or a folder of pictures"
+            sub.add_argument("study", nargs="?", default="default", help=told)
             sub.add_argument("--results-dir", type=_folder, help="the folder for results; default: results/")
         return sub
 
@@ -507,6 +583,8 @@ def _parser() -> Parser:
     one.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of the study")
     profiles = sorted(path.parent.name for path in paths.PROJECT.glob("workflow/profiles/*/config.yaml"))
     one.add_argument("--profile", choices=profiles, default="local", help="how jobs are started")
+    one.add_argument("--weights", metavar="FILE", help="of a folder of pictures: the backbone's weights")
+    one.add_argument("--backbone", metavar="NAME", help="of a folder of pictures: the backbone's name in torchvision")
     six = command(names, "names")
     six.add_argument(
         "--extension", action="append", default=[], metavar="FILE", help="a file of your own, as in a study"
@@ -536,6 +614,14 @@ def _parser() -> Parser:
         else:
             four.add_argument("--minutes", type=float, metavar="M", help="for everything; default: 2")
             four.add_argument("--seeds", type=int, metavar="N", help="how many trainings of each model; default: 5")
+    eight = command(predict, "predict", study=False)
+    eight.add_argument(
+        "model", metavar="RESULTS", help="a study's or a run's folder in results/, or a model.safetensors"
+    )
+    eight.add_argument("pictures", nargs="+", help="files, or folders whose files are all read")
+    eight.add_argument("--out", required=True, metavar="FILE.csv", help="where the answers are written")
+    eight.add_argument("--variant", help="another than the best one on validation")
+    eight.add_argument("--weights", metavar="FILE", help="where the backbone's weights are now, if they moved")
     three = command(execute, "execute", study=False)
     three.add_argument("step")
     return parser

@@ -2,6 +2,7 @@
 
 import inspect
 import zipfile
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
 from qtl_utils.data.dataset import Dataset, from_images, from_points, skipped_files
-from qtl_utils.data.images import LAYOUT, fetch, read_nth, scan_folder
+from qtl_utils.data.images import LAYOUT, fetch, large_classes, read_nth, scan_folder
 from qtl_utils.data.index import ImageIndex
 from qtl_utils.study.paths import FOLDER, atomic, user_path
 from qtl_utils.study.shipped_files import read_arrays, read_card
@@ -49,17 +50,20 @@ def digits_source() -> Dataset:
     return _digits("digits_source", range(5))
 
 
-def image_folder(data_dir: str | Path | None = None, *, index: ImageIndex | None = None) -> Dataset:
+def image_folder(
+    data_dir: str | Path | None = None, *, min_images: int = 0, index: ImageIndex | None = None
+) -> Dataset:
     """The images of any folder laid out as CLASS/* or train/CLASS/*, val/CLASS/*, test/CLASS/*.
 
-    Files that cannot be used are listed in `skipped` with the reason. An empty class is a ValueError.
+    Files that cannot be used are listed in `skipped` with the reason, and so are classes of fewer than `min_images`;
+    where that is 0, an empty class is a ValueError.
     """
     if not data_dir:
         raise ValueError(f"image_folder needs data_dir=, a folder with {LAYOUT}.")
-    return _read_folder("image_folder", user_path(data_dir), index or ImageIndex())
+    return _read_folder("image_folder", user_path(data_dir), index or ImageIndex(), min_images)
 
 
-def _read_folder(name: str, root: Path, index: ImageIndex) -> Dataset:
+def _read_folder(name: str, root: Path, index: ImageIndex, min_images: int = 0) -> Dataset:
     folders, skipped = scan_folder(root)
     rows = []
     for subset, folder, files in folders:
@@ -71,10 +75,17 @@ def _read_folder(name: str, root: Path, index: ImageIndex) -> Dataset:
             except ValueError as error:
                 skipped.append((path.relative_to(root).as_posix(), str(error)))
                 reasons.add(str(error))
-        if len(rows) == before:
+        if len(rows) == before and not min_images:
             why = "; ".join(sorted(reasons)) or "it is empty"
             raise ValueError(f"The class folder {folder} holds no usable image ({why}); fill or remove it.")
     index.save()
+    if min_images:
+        counts = Counter(dict.fromkeys((folder.name for _, folder, _ in folders), 0))
+        counts.update(row[1] for row in rows)
+        kept = large_classes(root, counts, min_images)
+        rows = [row for row in rows if row[1] in kept]
+        few = "class left out: {} usable images, and {} are needed to train, validate and test"
+        skipped += [(name, few.format(n, min_images)) for name, n in counts.items() if name not in kept]
     given, names, paths, hashes, sizes = zip(*rows, strict=True)
     classes, labels = np.unique(names, return_inverse=True)
     return Dataset(

@@ -2,11 +2,11 @@
 
 import hashlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 from requests.exceptions import RequestException
 
 SUBSET_FOLDERS = {
@@ -20,6 +20,11 @@ ORDER = ("train", "validation", "test", "")
 LAYOUT = "CLASS/* or train/CLASS/*, val/CLASS/* and optionally test/CLASS/*"
 # Others are refused: some (EPS) would start an outside program to be decoded.
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "PPM", "JPEG2000", "GIF")
+FORMATS += ("AVIF",) * features.check("avif")
+HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # brands in a file's bytes 8 to 12
+RAW = (".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".rw2")  # PIL would take their small preview
+LARGE = 24_000_000  # pixels of a JPEG that is decoded smaller, which takes a fraction of the time and memory
+SHORT = 1200  # pixels that its short side keeps at least: more than any backbone is given
 MAX_ASPECT = 100  # a longer strip would fill the memory once its short side is resized
 RETRIES = 3  # after the first attempt, waiting 1, 2 and 3 seconds
 
@@ -38,20 +43,24 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def read_image(path: str | Path) -> Image.Image:
-    """The RGB image in a file (the first frame of several); ValueError with the reason if it cannot be used."""
+    """The RGB image in a file (the first frame of several); ValueError with the reason if it cannot be used.
+
+    A JPEG of more than LARGE pixels comes at a half, a quarter or an eighth of its size, as its format allows.
+    """
     path = Path(path)
     try:
         _refuse_file(path)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PIL warns of odd metadata that leaves the pixels readable
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            # PIL warns of odd metadata that leaves the pixels readable, and of sizes that are looked at below
+            warnings.simplefilter("ignore")
             with Image.open(path, formats=FORMATS) as image:
+                _shrink(image)
                 _refuse_image(image)
                 return to_rgb(image)
     except UnidentifiedImageError:
-        raise ValueError(f"not an image of a known format ({', '.join(FORMATS)})") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ValueError(f"more than {Image.MAX_IMAGE_PIXELS} pixels: too large to decode safely") from None
+        raise ValueError(_unknown_format(path)) from None
+    except Image.DecompressionBombError:
+        raise ValueError(_too_large()) from None
     except Exception as error:  # decoders fail in many ways on damaged files; each is a reason to skip one file
         raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
 
@@ -65,9 +74,33 @@ def _refuse_file(path: Path) -> None:
         raise ValueError("empty file")
     if path.suffix.lower() == ".gif":
         raise ValueError("GIF: always skipped")
+    if path.suffix.lower() in RAW:
+        raise ValueError("a camera's raw file: export it as JPEG")
+
+
+def _unknown_format(path: Path) -> str:
+    with open(path, "rb") as file:
+        start = file.read(12)
+    if start[4:8] == b"ftyp" and start[8:] in HEIC:
+        how = "on a Mac 'sips -s format jpeg FILE --out FILE.jpg', on Linux 'heif-convert FILE FILE.jpg'"
+        return f"HEIC, the format of iPhones, is not read here: save it as JPEG ({how})"
+    return f"not an image of a known format ({', '.join(FORMATS)})"
+
+
+def _shrink(image: Image.Image) -> None:
+    """Has a large JPEG that was opened decoded at a fraction of its size: by 2, 4 or 8, as long as SHORT is left."""
+    short = min(image.size)
+    if image.format in ("JPEG", "MPO") and image.width * image.height > LARGE and short >= 2 * SHORT:
+        image.draft(None, tuple(side * SHORT // short for side in image.size))
+
+
+def _too_large() -> str:
+    return f"more than {Image.MAX_IMAGE_PIXELS} pixels: too large to decode safely"
 
 
 def _refuse_image(image: Image.Image) -> None:
+    if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+        raise ValueError(_too_large())
     if image.format == "GIF":
         raise ValueError("GIF: always skipped")
     if max(image.size) > MAX_ASPECT * min(image.size):
@@ -141,12 +174,26 @@ def _check_classes(root: Path, subsets: dict[str, Path], found: list) -> None:
     if not everything:
         raise ValueError(f"{root} holds no class folders; expected {LAYOUT}.")
     if len(everything) == 1:
-        raise ValueError(f"{root} holds only one class, {everything[0]!r}; expected two or more of {LAYOUT}.")
+        inner = [folder for _, folder, files in found if sum(path.is_dir() for path in files) > 1]
+        hint = f" If the classes lie in {inner[0]}, give that folder." if inner else ""
+        raise ValueError(f"{root} holds only one class, {everything[0]!r}; expected two or more of {LAYOUT}.{hint}")
     for subset, names in classes.items():
         missing = sorted(set(everything) - names)
         if missing:
             where = subsets[subset]
             raise ValueError(f"{where} lacks the class {missing[0]!r}; every subset needs all of {everything}.")
+
+
+def large_classes(root: Path, counts: Mapping[str, int], min_images: int) -> list[str]:
+    """The classes of `counts` (class -> usable images) with at least `min_images`; ValueError unless there are two."""
+    kept = [name for name, n in counts.items() if n >= min_images]
+    if len(kept) < 2:
+        found = ", ".join(f"{name!r} {n}" for name, n in counts.items())
+        raise ValueError(
+            f"{root} has {len(kept) or 'no'} class{'' if len(kept) == 1 else 'es'} of at least {min_images} usable "
+            f"images, and two are needed (usable images: {found}); add images"
+        )
+    return kept
 
 
 def _listing(folder: Path, root: Path) -> tuple[list[Path], list[tuple[str, str]]]:

@@ -66,10 +66,17 @@ def _section(value: Any, key: str, path: Path) -> dict[str, Any]:
 
 
 def find_study(file: str | Path) -> Path:
-    """The path of a study given as a file or as a name in `studies/`; StudyError where there is none."""
-    known = {path.stem: path for path in sorted((PROJECT / "studies").glob("*.yaml"))}
+    """The path of a study given as a file or as a name in `studies/`; StudyError where there is none.
+
+    A folder of pictures stands for the study file beside it.
+    """
+    known = _known()
     if str(file) in known:
         return known[str(file)]
+    if root := pictures_folder(file):
+        if (path := study_beside(root)).is_file():
+            return path
+        raise StudyError(f"there is no study of the pictures in '{file}' yet; ./run_all.sh {file} writes and runs one")
     try:
         path = user_path(file)
         exists = path.is_file()
@@ -78,6 +85,24 @@ def find_study(file: str | Path) -> Path:
     if not exists:
         raise StudyError(f"{unknown_name('study', str(file), known)}; or give the path of a .yaml file")
     return path
+
+
+def _known() -> dict[str, Path]:
+    return {path.stem: path for path in sorted((PROJECT / "studies").glob("*.yaml"))}
+
+
+def pictures_folder(file: str | Path) -> Path | None:
+    """The folder, absolute, that is given in the place of a study; None where a file or a name is given."""
+    try:
+        is_folder = str(file) not in _known() and str(file) != "" and user_path(file).is_dir()
+    except OSError:  # a name that is too long for a file
+        return None
+    return user_path(file).resolve() if is_folder else None
+
+
+def study_beside(root: Path) -> Path:
+    """Where the study of a folder of pictures is written: pictures-study.yaml beside pictures/."""
+    return root.with_name(f"{root.name or 'pictures'}-study.yaml")
 
 
 def parse_overrides(pairs: list[str]) -> dict[str, Any]:

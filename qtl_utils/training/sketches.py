@@ -2,6 +2,7 @@
 
 import inspect
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from functools import cache
 
@@ -10,7 +11,7 @@ import torch
 
 from qtl_utils.data.dataset import Dataset
 from qtl_utils.data.datasets import DATASETS, load_dataset
-from qtl_utils.data.images import scan_folder
+from qtl_utils.data.images import large_classes, scan_folder
 from qtl_utils.models import backbones
 from qtl_utils.study.config import DataConfig
 from qtl_utils.study.paths import user_path
@@ -41,7 +42,16 @@ def _sketch(name: str, settings: str) -> Dataset | None:
 
 
 def _folder(config: DataConfig) -> Counts:
-    return {(subset, folder.name): len(files) for subset, folder, files in scan_folder(user_path(config.data_dir))[0]}
+    root = user_path(config.data_dir)
+    counts = {(subset, folder.name): len(files) for subset, folder, files in scan_folder(root)[0]}
+    least = config.options.get("min_images", 0)
+    if not isinstance(least, int) or not least:
+        return counts
+    totals = Counter()
+    for (_, name), n in counts.items():
+        totals[name] += n
+    kept = large_classes(root, totals, least)
+    return {key: n for key, n in counts.items() if key[1] in kept}
 
 
 def _hymenoptera(config: DataConfig) -> Counts:
