@@ -13,11 +13,12 @@ usage() {
 ./run_all.sh [STUDY] [options]       run a study (default: default), build its report, say where it is
 ./run_all.sh test [pytest options]   run the tests; with --slow also those that take minutes
 ./run_all.sh lab                     open the notebooks in JupyterLab
-./run_all.sh report [STUDY]          rebuild the report of a finished study
+./run_all.sh report [STUDY]          rebuild the report of a finished study; --compare A B: two studies side by side
 ./run_all.sh plan [STUDY]            say what difference a study will be able to see, and what it would take to see more
 ./run_all.sh verify [STUDY]          compare a finished study with results/reference/
 ./run_all.sh portability [STUDY]     the same study as on other processors, with other threads and seeds, compared
 ./run_all.sh names [STUDY]           list what a study may name: variants, data sets, simulators ..., yours too
+./run_all.sh keys                    list every key of a study file: what it may hold, what it is when left out
 ./run_all.sh doctor FILE.py:FUNCTION  diagnose the model that FUNCTION returns with a batch; exit code 1 on a fault
 ./run_all.sh repair FILE.py:FUNCTION  mend what the doctor finds, as far as code can; exit code 1 if a fault is left
 ./run_all.sh --help
@@ -142,6 +143,6 @@ case "${1:-}" in
     cd "$HERE/notebooks"
     exec "$PYTHON" -m jupyterlab "$@"
     ;;
-  names | plan | report | verify | portability | doctor | repair) exec "$PYTHON" -P -m qtl_utils "$@" ;;
+  names | keys | plan | report | verify | portability | doctor | repair) exec "$PYTHON" -P -m qtl_utils "$@" ;;
   *) exec "$PYTHON" -P -m qtl_utils run "$@" ;;
 esac

@@ -1,0 +1,45 @@
+"""Small copies of a data set's images, for pages that show some of them."""
+
+import inspect
+import io
+from collections.abc import Sequence
+
+from PIL import Image
+
+from qtl_utils.data.datasets import DATASETS, load_dataset
+from qtl_utils.study.config import DataConfig
+from qtl_utils.study.paths import PROJECT
+
+SIDE = 72  # pixels of the longer side
+
+
+def thumbnails(config: DataConfig, ids: Sequence[str]) -> dict[str, bytes]:
+    """PNG files of the images `ids` of a data set, by id; none where it has no images, or none on this machine.
+
+    Nothing is downloaded.
+    """
+    if config.dataset not in DATASETS or _would_download(config):
+        return {}
+    try:
+        dataset = load_dataset(config.dataset, data_dir=config.data_dir, **config.options)
+    except (OSError, ValueError):  # the folder has gone, or has changed since
+        return {}
+    if dataset.load is None:
+        return {}
+    places = {name: i for i, name in enumerate(dataset.ids)}
+    return {name: _small(dataset.load(places[name])) for name in ids if name in places}
+
+
+def _would_download(config: DataConfig) -> bool:
+    cached = "cache_dir" in inspect.signature(DATASETS[config.dataset]).parameters
+    return cached and config.data_dir is None and not (PROJECT / "data" / config.dataset).is_dir()
+
+
+def _small(image: Image.Image) -> bytes:
+    """A PNG of SIDE pixels; tiny images are enlarged without smoothing, so that their pixels show."""
+    scale = SIDE / max(image.size)
+    how = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
+    size = tuple(max(round(side * scale), 1) for side in image.size)
+    file = io.BytesIO()
+    image.convert("RGB").resize(size, how).quantize(64).save(file, "PNG", optimize=True)
+    return file.getvalue()
