@@ -15,6 +15,8 @@ nb_merge_streams = True
 myst_enable_extensions = ["amsmath", "dollarmath", "colon_fence"]
 myst_heading_anchors = 3
 
+smartquotes = False  # --cores stays --cores
+
 html_theme = "sphinx_book_theme"
 html_title = project
 html_context = {"default_mode": "auto"}  # light or dark, as the reader's system is

@@ -41,7 +41,7 @@ def browser(folder):
 def _connect(port_file):
     for _ in range(300):
         if port_file.exists() and len(lines := port_file.read_text().splitlines()) == 2:
-            return websocket.create_connection(f"ws://127.0.0.1:{lines[0]}{lines[1]}", timeout=60)
+            return websocket.create_connection(f"ws://127.0.0.1:{lines[0]}{lines[1]}", timeout=300)
         time.sleep(0.1)
     raise TimeoutError("Chromium did not open its debugging port")
 

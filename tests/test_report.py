@@ -20,7 +20,7 @@ from qtl_utils.results.report import build_report, executed_notebooks, longest_c
 from qtl_utils.results.report_notebooks import copy_notebook
 from qtl_utils.results.report_tables import read_table_for_page
 from qtl_utils.results.runs import HISTORY, tidy, write_csv
-from qtl_utils.study.notebook import keep_failed
+from qtl_utils.study.notebook import keep_failed, show_source
 from qtl_utils.study.paths import PROJECT
 from qtl_utils.study.study import StudyConfig
 
@@ -138,6 +138,31 @@ def test_links_of_the_doctor_lead_to_pages_of_the_report(tmp_path):
     nbformat.write(book, tmp_path / "a.ipynb")
     copy_notebook(tmp_path / "a.ipynb", tmp_path / "b.ipynb", Path("a.ipynb"), [], tmp_path)
     assert "05_troubleshooting_x.html#dead" in (tmp_path / "b.ipynb").read_text()
+
+
+def test_code_among_outputs_is_coloured_by_the_report(tmp_path):
+    told = nbformat.v4.new_output("display_data", data={"text/html": show_source(find_chromium).data})
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x", outputs=[told])])
+    nbformat.write(book, tmp_path / "a.ipynb")
+    copy_notebook(tmp_path / "a.ipynb", tmp_path / "b.ipynb", Path("a.ipynb"), [], tmp_path)
+    page = json.loads((tmp_path / "b.ipynb").read_text())["cells"][0]["outputs"][0]["data"]["text/html"]
+    assert "style=" not in page and '<span class="k">def</span>' in page and "find_chromium" in page
+
+
+def test_what_another_page_shows_already_is_left_out(tmp_path):
+    names = [Path("d/02_train_variant-heads.ipynb"), Path("d/02_train_variant-B.ipynb")]
+    for name, run in zip(names, ("heads", "B"), strict=True):
+        out = nbformat.v4.new_output("display_data", data={"text/plain": run})
+        same = nbformat.v4.new_output("display_data", data={"text/plain": "same"})
+        cells = [nbformat.v4.new_markdown_cell("# T"), nbformat.v4.new_code_cell("a", outputs=[same])]
+        cells += [nbformat.v4.new_code_cell("b", outputs=[out]), nbformat.v4.new_code_cell(f"run = '{run}'")]
+        (tmp_path / "n" / name).parent.mkdir(parents=True, exist_ok=True)
+        nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "n" / name)
+        copy_notebook(tmp_path / "n" / name, tmp_path / name.name, name, names, tmp_path)
+    first, second = (json.loads((tmp_path / name.name).read_text())["cells"] for name in names)
+    assert not any(cell["metadata"].get("tags") for cell in first)
+    assert [cell["metadata"].get("tags") for cell in second] == [None, None, ["remove-cell"], ["remove-input"], None]
+    assert "[02 train variant: d, heads](02_train_variant-heads.ipynb)" in second[1]["source"]
 
 
 def test_pages_load_only_files_that_lie_beside_them(report):
@@ -339,10 +364,10 @@ def visit(tmp_path_factory):
     ("page", "scheme"),
     [
         ("index", "light"),
-        ("index", "dark"),
-        ("who_is_right", "light"),
         ("notebooks/07_results", "dark"),
-        ("notebooks/digits/02_train_variant-B", "light"),
+        pytest.param("index", "dark", marks=pytest.mark.slow),
+        pytest.param("who_is_right", "light", marks=pytest.mark.slow),
+        pytest.param("notebooks/digits/02_train_variant-B", "light", marks=pytest.mark.slow),
     ],
 )
 def test_nothing_hinders_readers_seriously(full_report, visit, page, scheme):

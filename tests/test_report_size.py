@@ -46,3 +46,15 @@ def test_a_table_of_pandas_loses_names_that_nothing_is_said_of():
     coloured = table.replace("\n</style>", "#T_1_row0 {color: red}</style>")
     assert 'id="T_1_row0"' in report_size.plain_table(coloured)
     assert report_size.plain_table("<pre>\n  <b>x</b></pre>") == "<pre>\n  <b>x</b></pre>"
+
+
+def test_indents_are_kept_in_code_only():
+    page = "<ul>\n    <li>a</li>\n</ul>\n<pre>def f():\n    return 1</pre>\n  <p>b</p>"
+    assert report_size.slim(page) == "<ul>\n<li>a</li>\n</ul>\n<pre>def f():\n    return 1</pre>\n<p>b</p>"
+
+
+def test_only_coloured_code_is_marked():
+    page = (
+        '<pre><span class="k">def</span><span class="w"> </span><span class="n">f</span><span class="p">()</span></pre>'
+    )
+    assert report_size.slim(page) == '<pre><span class="k">def</span> f()</pre>'

@@ -30,7 +30,7 @@ TABLES = {  # figures whose numbers lie in a table of another name; made by the 
     "ladder_plots.climb": "repair_levels",
 }
 VALUES = ["value", "accuracy", "mean", "coverage", "power", "variance", "gradient", "relative", "error_angles"]
-VALUES += ["snr", "gradient_kept", "ours", "seconds", "qubits", "rms", "training", "p", "outputs", "median", "n"]
+VALUES += ["accuracy_median", "snr", "gradient_kept", "ours", "seconds", "qubits", "rms", "training", "p", "outputs", "median", "n"]
 _UNSAID = {"low", "high", "nb_low", "nb_high", "sentence", "interval", "note", "study", "run"}  # no names of rows
 
 
@@ -103,9 +103,9 @@ def figure(image: str, told: Told, up: str = "") -> str:
 
 
 def save_small(png: bytes, path: Path) -> None:
-    """Writes a figure with 64 colours: a third of the bytes, and nothing that is seen."""
+    """Writes a figure with 48 colours: a third of the bytes, and nothing that is seen."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with Image.open(io.BytesIO(png)) as image:
         flat = Image.new("RGB", image.size, "white")
         flat.paste(image, mask=image.getchannel("A") if "A" in image.getbands() else None)
-    flat.quantize(64, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(path, optimize=True)
+    flat.quantize(48, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(path, optimize=True)

@@ -1,11 +1,16 @@
 """Executed notebooks as pages of the report: links between them, and figures with caption, words and numbers."""
 
 import base64
+import html
 import json
 import os
 import re
 from pathlib import Path
 from typing import Any
+
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import PythonLexer
 
 from qtl_utils.results import report_figures
 from qtl_utils.results.report_docs import page_of
@@ -13,6 +18,7 @@ from qtl_utils.results.report_size import plain_table
 
 PAGE = re.compile(r"href='(05_\w+)\.ipynb#")  # the doctor's links, in outputs
 LINK = re.compile(r"(?<!!)\[([^\]]+)\]\((?!https?:|#)([^)\s]+)\)")  # [text](file), not pictures or addresses
+CODE = re.compile(r'<div class="highlight" style=.*?</div>', re.DOTALL)  # as `show_source` gives it
 TITLE = re.compile(r"^#+ (.+)", re.MULTILINE)
 
 
@@ -71,7 +77,8 @@ def _show(cell: dict[str, Any], stem: str, section: str, name: Path, extra: Path
         said = "".join(output.get("text", "")).strip() or said  # a loop prints what it is about to draw
         data = output.get("data", {})
         if "text/html" in data:
-            data["text/html"] = plain_table(PAGE.sub(r"href='\1.html#", "".join(data["text/html"])))
+            page = PAGE.sub(r"href='\1.html#", "".join(data["text/html"]))
+            data["text/html"] = plain_table(CODE.sub(_coloured, page))
         if "image/png" in data:
             image = f"figures/{stem}-{number}.png"
             report_figures.save_small(base64.b64decode("".join(data["image/png"])), extra / image)
@@ -81,6 +88,12 @@ def _show(cell: dict[str, Any], stem: str, section: str, name: Path, extra: Path
             up = "../" * len(name.parts)
             output["data"] = {"text/html": report_figures.figure(image, told, up)}
             said = ""
+
+
+def _coloured(code: re.Match) -> str:
+    """Code with names of kinds in the place of colours, so that the report's light and dark colours hold."""
+    text = html.unescape(re.sub(r"<[^>]+>", "", code[0]))
+    return highlight(text, PythonLexer(), HtmlFormatter())
 
 
 def _relink(link: re.Match, name: Path, notebooks: list[Path]) -> str:

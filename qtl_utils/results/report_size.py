@@ -7,6 +7,8 @@ from pathlib import Path
 
 ICON = re.compile(r'class="fa-(?:solid|brands|regular) fa-([a-z0-9-]+)')
 STYLED = re.compile(r'\s(?:id="T_[^"]*"|class="(?:data|col_heading|row_heading|blank)[^"]*")')  # pandas, on every cell
+UNCOLOURED = re.compile(r'<span class="(?:n|p|w)">([^<]*)</span>')  # names, brackets and spaces
+KEPT = re.compile(r"(<(?:pre|script|textarea)\b.*?</(?:pre|script|textarea)>)", re.DOTALL)
 INDENT = re.compile(r"\n\s+(?=</?t[a-z]+[ >])")
 EMPTY_STYLE = re.compile(r"<style type=\"text/css\">\s*</style>")
 DRAW = """document.querySelectorAll('[class*="fa-"]').forEach((place) => {
@@ -25,12 +27,25 @@ def lighten(built: Path) -> None:
     for path in [*built.rglob("*.map"), built / "objects.inv", *(built / "_static" / "locales").rglob("*.[mp]o")]:
         path.unlink(missing_ok=True)
     shutil.rmtree(built / "_sources", ignore_errors=True)
-    text = "".join(path.read_text(encoding="utf-8") for path in built.rglob("*.html"))
+    text = ""
+    for path in built.rglob("*.html"):
+        page = path.read_text(encoding="utf-8")
+        path.write_text(slim(page), encoding="utf-8")
+        text += page
     linked = set(re.findall(r'href="[^"]*tables/([^"/]+)"', text))
     for path in (built / "tables").glob("*"):
         if path.name not in linked:
             path.unlink()
+    for face in ("brands", "regular"):
+        if f'"fa-{face} ' not in text:
+            (built / "_static" / "vendor" / "fontawesome" / "webfonts" / f"fa-{face}-400.woff2").unlink(missing_ok=True)
     few_icons(built / "_static" / "scripts" / "fontawesome.js", sorted(set(ICON.findall(text))))
+
+
+def slim(page: str) -> str:
+    """A page without the spaces that lines begin with, but for those of code, and without marks of uncoloured code."""
+    parts = KEPT.split(UNCOLOURED.sub(r"\1", page))
+    return "".join(part if number % 2 else re.sub(r"\n\s+", "\n", part) for number, part in enumerate(parts))
 
 
 def few_icons(library: Path, wanted: list[str]) -> None:

@@ -23,7 +23,7 @@ def copy_tables(folder: Path, target: Path) -> pd.DataFrame:
     for name, table in (
         ("learning_curves", learning_curves(folder)),
         ("confusion", confusion(predictions)),
-        ("who_is_right", right),
+        ("who_is_right", who_is_right.telling(right)),
     ):
         if len(table):
             table.to_csv(target / f"{name}.csv", index=False, float_format="%.3g", lineterminator="\n")
@@ -35,9 +35,10 @@ def learning_curves(folder: Path) -> pd.DataFrame:
     history = who_is_right.read_every(folder, "history")
     if history.empty:
         return history
-    rows = history.melt([*GROUP, "variant", "subset", "epoch"], ["loss", "accuracy"], "measure")
-    parts = rows.groupby([*GROUP, "variant", "measure", "subset", "epoch"])["value"]
-    return parts.quantile([0.1, 0.5, 0.9]).unstack().set_axis(["low", "median", "high"], axis=1).reset_index()
+    found = history.groupby([*GROUP, "variant", "subset", "epoch"])[["loss", "accuracy"]].quantile([0.1, 0.5, 0.9])
+    table = found.unstack()
+    names = {0.1: "low", 0.5: "median", 0.9: "high"}
+    return table.set_axis([f"{measure}_{names[q]}" for measure, q in table.columns], axis=1).reset_index()
 
 
 def confusion(predictions: pd.DataFrame) -> pd.DataFrame:

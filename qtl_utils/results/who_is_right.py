@@ -11,7 +11,7 @@ import pandas as pd
 from qtl_utils.results.runs import COLUMNS, GROUP, groups, in_order, read_table, title
 from qtl_utils.study.names import NO_BACKBONE
 
-MOST = 12  # images shown of a kind
+MOST = 9  # images shown of a kind
 Thumbnails = Callable[[str, Sequence[str]], Mapping[str, bytes]]  # data set of the study, ids -> PNG by id
 
 
@@ -52,7 +52,7 @@ def page(table: pd.DataFrame, thumbnails: Thumbnails, up: str = "") -> str:
 
     up: the way from the page to the report's first one.
     """
-    parts = ["# Who is right?", _INTRODUCTION, f'<a href="{up}tables/who_is_right.csv" download>All images and variants (CSV)</a>']
+    parts = ["# Who is right?", _INTRODUCTION, f'<a href="{up}tables/who_is_right.csv" download>All images about which some variant is wrong (CSV)</a>']
     for key, part in groups(table):
         part = part.drop(columns=GROUP).dropna(axis="columns", how="all").set_index(["id", "label"])
         if part.shape[1] > 1:
@@ -63,6 +63,12 @@ def page(table: pd.DataFrame, thumbnails: Thumbnails, up: str = "") -> str:
 _INTRODUCTION = """Each variant was trained many times. A variant is *right* about an image here if more than half of the
 trainings that tested it were; percentages are shares of these trainings. Images are shown where variants disagree most, and
 where all are wrong: worth a look at the image, and at its label."""
+
+
+def telling(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `table` about which some variant is wrong more often than not."""
+    variants = [name for name in table if name not in (*GROUP, "id", "label")]
+    return table[table[variants].min(axis=1) <= 0.5] if variants else table
 
 
 def counts(part: pd.DataFrame) -> str:
@@ -113,5 +119,5 @@ def _card(row: pd.Series, picture: bytes | None) -> str:
     lines = []
     for word, of in (("right", shown[shown > 0.5]), ("wrong", shown[shown <= 0.5])):
         if len(of):
-            lines.append(f"<br>{word}: " + ", ".join(f"{html.escape(v)} {100 * share:.0f} %" for v, share in of.items()))
+            lines.append(f"<br>{word}: " + ", ".join(f"{html.escape(v)} {100 * share:.0f} %" for v, share in of.items()))
     return f"<li>{image}<span><b>{truth}</b> <code>{name}</code>{''.join(lines)}</span></li>"
