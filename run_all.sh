@@ -15,12 +15,13 @@ usage() {
 ./run_all.sh predict RESULTS PICTURES ... --out FILE.csv  name new pictures with the best model of a study
 ./run_all.sh test [pytest options]   run the tests; with --slow also those that take minutes
 ./run_all.sh lab                     open the notebooks in JupyterLab, at a page that says what to do first
-./run_all.sh report [STUDY]          rebuild the report of a finished study
+./run_all.sh report [STUDY]          rebuild the report of a finished study; --compare A B: two studies side by side
 ./run_all.sh archive [STUDY]         one zip file of a finished study with its metadata, for a repository with DOIs
 ./run_all.sh plan [STUDY]            say what difference a study will be able to see, and what it would take to see more
 ./run_all.sh verify [STUDY]          compare a finished study with results/reference/
 ./run_all.sh portability [STUDY]     the same study as on other processors, with other threads and seeds, compared
 ./run_all.sh names [STUDY]           list what a study may name: variants, data sets, simulators ..., yours too
+./run_all.sh keys                    list every key of a study file: what it may hold, what it is when left out
 ./run_all.sh doctor FILE.py:FUNCTION  diagnose the model that FUNCTION returns with a batch; exit code 1 on a fault
 ./run_all.sh repair FILE.py:FUNCTION  mend what the doctor finds, as far as code can; exit code 1 if a fault is left
 ./run_all.sh --help
@@ -147,6 +148,6 @@ case "${1:-}" in
     export JUPYTER_CONFIG_PATH="$HERE/workflow/jupyter${JUPYTER_CONFIG_PATH:+:$JUPYTER_CONFIG_PATH}"
     exec "$PYTHON" -m jupyterlab --LabApp.default_url=/lab/tree/notebooks/start/index.ipynb "$@"
     ;;
-  names | plan | report | archive | verify | portability | doctor | repair | predict) exec "$PYTHON" -P -m qtl_utils "$@" ;;
+  names | keys | plan | report | archive | verify | portability | doctor | repair | predict) exec "$PYTHON" -P -m qtl_utils "$@" ;;
   *) exec "$PYTHON" -P -m qtl_utils run "$@" ;;
 esac

@@ -213,19 +213,21 @@ def _interrupts() -> Iterator[list[int]]:
 
 
 def report(options: argparse.Namespace) -> int:
-    """Rebuilds the report of a study from what its folder holds."""
+    """Rebuilds the report of a study from what its folder holds, or sets two studies side by side."""
     from qtl_utils.results.report import build_report
     from qtl_utils.study.notebook import stop_with_parent
 
+    if options.compare:
+        return _compare(options)
     if options.folder:
         stop_with_parent()
         with _logged(options.log):
-            build_report(Path(options.folder))
+            build_report(Path(options.folder), _thumbnails(Path(options.folder)))
         _say("  finished  report")
         return 0
     folder = _finished_study(options)
     with paths.lock(folder / ".lock"):
-        index = build_report(folder)
+        index = build_report(folder, _thumbnails(folder))
     print(f"Report: {index}")
     return 0
 
@@ -240,6 +242,28 @@ def archive(options: argparse.Namespace) -> int:
     print(f"Archive: {target} ({target.stat().st_size / 1e6:.1f} MB)")
     print(f"SHA-256: {hashlib.sha256(target.read_bytes()).hexdigest()}")
     return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from qtl_utils.results import report_compare
+    from qtl_utils.results.report import build_comparison
+
+    first, second = (report_compare.find(name, options.results_dir) for name in options.compare)
+    target = paths.results_root(options.results_dir) / "compared" / f"{first.name}-{second.name}"
+    print(f"Comparison: {build_comparison((first, second), target)}")
+    return 0
+
+
+def _thumbnails(folder: Path) -> Callable:
+    """Small copies of the images of the study in `folder`: data set of the study, ids -> PNG files by id."""
+    study = StudyConfig.model_validate_json((folder / "study.json").read_text(encoding="utf-8"))
+
+    def of(dataset, ids):
+        from qtl_utils.data.thumbnails import thumbnails
+
+        return thumbnails(study.datasets[dataset], ids)
+
+    return of
 
 
 def execute(options: argparse.Namespace) -> int:
@@ -469,6 +493,14 @@ def names(options: argparse.Namespace) -> int:
     return 0
 
 
+def keys(options: argparse.Namespace) -> int:
+    """Lists every key of a study file: what it may hold, and what it is when left out."""
+    from qtl_utils.study.keys import page
+
+    print(page())
+    return 0
+
+
 def _finished_study(options: argparse.Namespace) -> Path:
     folder = paths.study_dir(load_study(options.study).name, options.results_dir)
     if not (folder / "study.json").is_file():
@@ -589,7 +621,9 @@ def _parser() -> Parser:
     six.add_argument(
         "--extension", action="append", default=[], metavar="FILE", help="a file of your own, as in a study"
     )
+    command(keys, "keys", study=False)
     two = command(report, "report")
+    two.add_argument("--compare", nargs=2, metavar="STUDY", help="two finished studies or their folders, side by side")
     two.add_argument("--folder", help=argparse.SUPPRESS)
     two.add_argument("--log", default=os.devnull, help=argparse.SUPPRESS)
     seven = command(plan, "plan")

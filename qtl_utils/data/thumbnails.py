@@ -1,13 +1,53 @@
-"""Small copies of pictures that a page can hold in itself."""
+"""Small copies of images, for pages that show some of them."""
 
 import base64
+import inspect
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
-from qtl_utils.data.images import read_image
+from PIL import Image
 
-SIDE = 160  # pixels of the longer side
+from qtl_utils.data.datasets import DATASETS, load_dataset
+from qtl_utils.data.images import read_image
+from qtl_utils.study.config import DataConfig
+from qtl_utils.study.paths import PROJECT
+
+SIDE = 72  # pixels of the longer side
+LARGE = 160  # the same, of pictures that are looked at one by one
 QUALITY = 80  # of JPEG
+
+
+def thumbnails(config: DataConfig, ids: Sequence[str]) -> dict[str, bytes]:
+    """PNG files of the images `ids` of a data set, by id; none where it has no images, or none on this machine.
+
+    Nothing is downloaded.
+    """
+    if config.dataset not in DATASETS or _would_download(config):
+        return {}
+    try:
+        dataset = load_dataset(config.dataset, data_dir=config.data_dir, **config.options)
+    except (OSError, ValueError):  # the folder has gone, or has changed since
+        return {}
+    if dataset.load is None:
+        return {}
+    places = {name: i for i, name in enumerate(dataset.ids)}
+    return {name: _small(dataset.load(places[name])) for name in ids if name in places}
+
+
+def _would_download(config: DataConfig) -> bool:
+    cached = "cache_dir" in inspect.signature(DATASETS[config.dataset]).parameters
+    return cached and config.data_dir is None and not (PROJECT / "data" / config.dataset).is_dir()
+
+
+def _small(image: Image.Image) -> bytes:
+    """A PNG of SIDE pixels; tiny images are enlarged without smoothing, so that their pixels show."""
+    scale = SIDE / max(image.size)
+    how = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
+    size = tuple(max(round(side * scale), 1) for side in image.size)
+    file = io.BytesIO()
+    image.convert("RGB").resize(size, how).quantize(64).save(file, "PNG", optimize=True)
+    return file.getvalue()
 
 
 def thumbnail(path: str | Path) -> str:
@@ -16,7 +56,7 @@ def thumbnail(path: str | Path) -> str:
         image = read_image(path)
     except ValueError:
         return ""
-    image.thumbnail((SIDE, SIDE))
+    image.thumbnail((LARGE, LARGE))
     held = io.BytesIO()
     image.save(held, "JPEG", quality=QUALITY)
     return f"data:image/jpeg;base64,{base64.b64encode(held.getvalue()).decode()}"

@@ -149,7 +149,7 @@ def _test(metrics: pd.DataFrame) -> pd.DataFrame:
 
 @_styled
 def factorial(metrics: pd.DataFrame) -> Figure:
-    """{frozen, full} x {linear, circuit} per group, last-epoch test accuracy: parallel lines, no interaction."""
+    """Last-epoch test accuracy of a frozen and a trained backbone under both heads: parallel lines, no interaction."""
     figure, panels = _by_group(metrics, 3.3, sharey=metrics["dataset"].nunique() == 1)
     heads = {"linear head": (("C", "B"), -0.04, "--"), "quantum circuit": (("A", "A-joint"), 0.04, "-")}
     for part, ax in panels:

@@ -1,10 +1,7 @@
 """Executed notebooks, tables and figures of one study -> an HTML report that opens without a network."""
 
-import csv
 import hashlib
 import json
-import os
-import re
 import shutil
 import subprocess
 import sys
@@ -14,25 +11,32 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from qtl_utils.results import answer, report_compare, report_docs, report_figures, report_notebooks, report_size, report_tables
+from qtl_utils.results import who_is_right
 from qtl_utils.results.claims import read_claims
-from qtl_utils.study.study import StudyConfig
+from qtl_utils.results.report_figures import Told
+from qtl_utils.results.report_notebooks import label
+from qtl_utils.results.report_tables import cell
+from qtl_utils.results.runs import write_csv
+from qtl_utils.results.who_is_right import Thumbnails
 from qtl_utils.study import extensions
 from qtl_utils.study.environment import describe
 from qtl_utils.study.notebook import failure_of
 from qtl_utils.study.paths import PROJECT, atomic, scratch
-from qtl_utils.results.runs import write_csv
 from qtl_utils.study.steps import steps_of
+from qtl_utils.study.study import StudyConfig
 
 SOURCES = PROJECT / "report"
-GLOSSARY = "glossary.md"  # a page of the report's root
-PAGE = re.compile(r"href='(05_\w+)\.ipynb#")  # the doctor's links, in outputs
-LINK = re.compile(r"(?<!!)\[([^\]]+)\]\((?!https?:|#)([^)\s]+)\)")  # [text](file), not pictures or addresses
+MAKERS = (answer, report_docs, report_figures, report_notebooks, report_size, report_tables, who_is_right)
+LADDER = "A minus every model of the ladder, without and with scaled features."
+CLIMB = "Accuracy from the published model to the repaired one, mend by mend, with controls that get the same mends."
 
 
-def build_report(folder: str | Path) -> Path:
+def build_report(folder: str | Path, thumbnails: Thumbnails = lambda dataset, ids: {}) -> Path:
     """Writes manifest.json, tables/claims.csv and report/ into a study's folder; the path of the report's first page.
 
-    Notebooks that failed are named on that page, and shown as far as they ran. Raises FileNotFoundError where a
+    thumbnails: gives small copies of images, for the page of those that variants disagree on.
+    Notebooks that failed are named on the first page, and shown as far as they ran. Raises FileNotFoundError where a
     notebook of the study was not executed at all, RuntimeError with Sphinx's message where a page cannot be built.
     """
     folder = Path(folder).resolve()
@@ -42,15 +46,28 @@ def build_report(folder: str | Path) -> Path:
     manifest = write_manifest(folder, study, notebooks)
     with scratch() as room, atomic(folder / "report") as part:
         pages = room / "pages"
-        _lay_out(pages, folder, study, claims, notebooks, manifest)
+        shutil.copytree(SOURCES, pages, ignore=shutil.ignore_patterns("*.j2", "__pycache__"))
+        told = _lay_out(pages, folder, study, notebooks, manifest, thumbnails)
+        _write_pages(pages, told | _claimed(claims) | {"study": study, "manifest": manifest})
         shutil.move(_sphinx(pages, room / "built" / "html"), part)
     return folder / "report" / "index.html"
+
+
+def build_comparison(folders: tuple[Path, Path], target: Path) -> Path:
+    """Writes a page that compares two results folders into `target`; the path of the page."""
+    with scratch() as room, atomic(target) as part:
+        pages = room / "pages"
+        shutil.copytree(SOURCES, pages, ignore=shutil.ignore_patterns("*.j2", "*.md", "__pycache__"))
+        report_compare.lay_out(pages, folders)
+        shutil.move(_sphinx(pages, room / "built" / "html"), part)
+    return target / "index.html"
 
 
 def source_hashes() -> dict[str, str]:
     """Hash by file name of what the report's look depends on."""
     files = [path for path in SOURCES.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
-    return {path.name: _sha256(path) for path in sorted([*files, Path(__file__)])}
+    makers = [Path(__file__), *(Path(module.__file__) for module in MAKERS)]
+    return {path.name: _sha256(path) for path in sorted([*files, *report_docs.source_files(), *makers])}
 
 
 # ---- what goes in
@@ -71,6 +88,11 @@ def save_claims(folder: Path, study: StudyConfig) -> pd.DataFrame:
     with atomic(folder / "tables" / "claims.csv") as part:
         write_csv(claims, part)
     return claims
+
+
+def _claimed(claims: pd.DataFrame) -> dict[str, Any]:
+    rows = [{name: cell(str(value)) for name, value in row.items()} for row in claims.to_dict("records")]
+    return {"claims": rows, "refuted": int((~claims["confirmed"]).sum())}
 
 
 def _read_answer(folder: Path, name: str) -> dict[str, Any] | None:
@@ -106,113 +128,97 @@ def longest_cells(folder: Path, notebooks: list[Path], n: int = 15) -> list[dict
     found = []
     for name in notebooks:
         notebook = json.loads((folder / "notebooks" / name).read_text(encoding="utf-8"))
-        for cell in notebook["cells"]:
-            seconds = cell.get("metadata", {}).get("papermill", {}).get("duration") or 0.0
-            line = next((text for text in "".join(cell["source"]).splitlines() if text.strip()), "")
-            if cell["cell_type"] == "code" and seconds >= 1:
-                found.append({"name": _label(name), "line": _cell(line.replace("`", "")), "seconds": seconds})
-    return sorted(found, key=lambda cell: -cell["seconds"])[:n]
+        for code in notebook["cells"]:
+            seconds = code.get("metadata", {}).get("papermill", {}).get("duration") or 0.0
+            line = next((text for text in "".join(code["source"]).splitlines() if text.strip()), "")
+            if code["cell_type"] == "code" and seconds >= 1:
+                found.append({"name": label(name), "line": cell(line.replace("`", "")), "seconds": seconds})
+    return sorted(found, key=lambda code: -code["seconds"])[:n]
 
 
 # ---- pages
 
 
 def _lay_out(
-    pages: Path, folder: Path, study: StudyConfig, claims: pd.DataFrame, notebooks: list[Path], manifest: dict
-) -> None:
-    """Puts conf.py, the figures, the executed notebooks and the generated pages into `pages`."""
-    shutil.copytree(SOURCES, pages, ignore=shutil.ignore_patterns("*.j2", "__pycache__"))
-    if (folder / "figures").is_dir():
-        shutil.copytree(folder / "figures", pages / "figures")
+    pages: Path, folder: Path, study: StudyConfig, notebooks: list[Path], manifest: dict, thumbnails: Thumbnails
+) -> dict[str, Any]:
+    """Puts tables, figures, notebooks and texts into `pages`, and returns what the other pages say of them.
+
+    What lies in extra/ becomes part of the report as it is.
+    """
+    extra = pages / "extra"
+    right = report_tables.copy_tables(folder, extra / "tables")
     entries = []
     for name in notebooks:
         page = Path("notebooks") / name.with_suffix("")
-        title = _copy_notebook(folder / "notebooks" / name, pages / f"{page}.ipynb", name, notebooks)
-        entry = {"name": _label(name), "page": page.as_posix(), "title": title}
-        entry["seconds"] = manifest["notebook_seconds"][str(name.with_suffix(""))]
-        entries.append(entry | {"failed": failure_of(folder / "notebooks" / name)})
-    answer = _read_answer(folder, "answer")
-    shared, rows = _read_table(folder / "tables" / answer["main_table"]) if answer else ({}, [])
-    told = {
-        "study": study,
-        "answer": answer,
-        "repair": _read_answer(folder, "repair"),
-        "learned": _read_answer(folder, "who_learned"),
+        source = folder / "notebooks" / name
+        title = report_notebooks.copy_notebook(source, pages / f"{page}.ipynb", name, notebooks, extra)
+        entry = {"name": label(name), "page": page.as_posix(), "title": title, "failed": failure_of(source)}
+        entries.append(entry | {"seconds": manifest["notebook_seconds"][str(name.with_suffix(""))]})
+    if len(right):
+        (pages / "who_is_right.md").write_text(who_is_right.page(right, thumbnails), encoding="utf-8")
+    return {
         "notebooks": entries,
         "failed": [entry for entry in entries if entry["failed"]],
-        "claims": [{name: _cell(str(value)) for name, value in row.items()} for row in claims.to_dict("records")],
-        "refuted": int((~claims["confirmed"]).sum()),
-        "manifest": manifest,
+        "docs": report_docs.copy_docs(pages / "docs", notebooks, extra),
+        "right": len(right) > 0,
         "total_seconds": sum(manifest["notebook_seconds"].values()) or 1.0,
         "cells": longest_cells(folder, notebooks),
-        "shared": shared,
-        "rows": rows,
         "study_json": study.model_dump_json(indent=2),
+        **_first_page(folder, extra),
     }
+
+
+def _first_page(folder: Path, extra: Path) -> dict[str, Any]:
+    """What the first page quotes of a study's answers: sentences, figures as HTML and the main table."""
+    found = {name: _read_answer(folder, name) for name in ("answer", "repair", "who_learned")}
+    told = {"answer": found["answer"], "repair": found["repair"], "learned": found["who_learned"]}
+    told |= {"short": [], "first_figure": "", "main_figure": "", "shared": {}, "rows": []}
+    if main := found["answer"]:
+        told["shared"], told["rows"] = report_tables.read_table_for_page(folder / "tables" / main["main_table"])
+        drawn = "plots." + Path(main["main_figure"]).stem + "("
+        told["main_figure"] = _quoted(folder, extra, main["main_figure"], drawn, main["question"])
+        told["short"], told["first_figure"] = main["answer"][:2], told["main_figure"]
+    comparisons = folder / "tables" / "comparisons.csv"
+    if main and comparisons.is_file():
+        told |= _shortest(answer.read(comparisons), extra, told["first_figure"])
+    for name, caption in (("repair", CLIMB), ("learned", LADDER)):
+        figure = told[name]["figure"] if told[name] else ""
+        told[f"{name}_figure"] = _quoted(folder, extra, figure, "", caption) if figure else ""
+    return told
+
+
+def _shortest(comparisons: pd.DataFrame, extra: Path, instead: str) -> dict[str, Any]:
+    """The first screen: two sentences and a figure; `instead` where there is none to draw."""
+    drawn = answer.figure(comparisons)
+    if drawn is None:
+        return {"short": answer.sentences(comparisons), "first_figure": instead}
+    report_figures.save_small(answer.png(drawn), extra / "figures" / "answer.png")
+    told = Told(answer.CAPTION, answer.in_words(comparisons), "comparisons.csv")
+    return {"short": answer.sentences(comparisons), "first_figure": report_figures.figure("figures/answer.png", told)}
+
+
+def _quoted(folder: Path, extra: Path, name: str, drawn: str, caption: str) -> str:
+    """HTML of a figure that a notebook wrote into figures/, '' where it did not.
+
+    drawn: the code that draws it, where its own words are its caption.
+    """
+    source = folder / "figures" / name
+    if not source.is_file():
+        return ""
+    report_figures.save_small(source.read_bytes(), extra / "figures" / name)
+    code = f'figures["{Path(name).stem}"] = {drawn}'
+    return report_figures.figure(f"figures/{name}", report_figures.of_cell(code, caption, extra / "tables"))
+
+
+def _write_pages(pages: Path, told: dict[str, Any]) -> None:
+    """Renders the templates of report/ with what is `told`."""
     templates = Environment(
         loader=FileSystemLoader(SOURCES), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     for template in SOURCES.glob("*.md.j2"):
         text = templates.get_template(template.name).render(told)
         (pages / template.stem).write_text(text, encoding="utf-8")
-
-
-def _copy_notebook(source: Path, target: Path, name: Path, notebooks: list[Path]) -> str:
-    """Copies an executed notebook with its links to other notebooks turned to their pages; its title."""
-    notebook = json.loads(source.read_text(encoding="utf-8"))
-    notebook["metadata"].setdefault("language_info", {"name": "python", "pygments_lexer": "ipython3"})
-    title = _label(name)
-    for cell in reversed(notebook["cells"]):
-        if cell["cell_type"] == "markdown":
-            cell["source"] = LINK.sub(lambda link: _relink(link, name, notebooks), "".join(cell["source"]))
-            heading = re.match(r"# (.+)", cell["source"])
-            title = heading[1] if heading else title
-        for output in cell.get("outputs", []):
-            page = output.get("data", {}).get("text/html")
-            if page is not None:
-                output["data"]["text/html"] = PAGE.sub(r"href='\1.html#", "".join(page))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(json.dumps(notebook), encoding="utf-8")
-    return title
-
-
-def _relink(link: re.Match, name: Path, notebooks: list[Path]) -> str:
-    """A link to the glossary or another notebook, or just its text where the target is no page of the report."""
-    text, target = link.groups()
-    file, mark, section = target.partition("#")
-    if Path(file).name == GLOSSARY:
-        to_root = os.path.relpath(GLOSSARY, Path("notebooks") / name.parent).replace(os.sep, "/")
-        return f"[{text}]({to_root}{mark}{section})"
-    topic = Path(file).stem
-    pages = [n for n in notebooks if n.stem == topic or n.stem.startswith(f"{topic}-")]
-    if not pages or not target.endswith(".ipynb"):
-        return text
-    page = min(pages, key=lambda n: n.parent != name.parent)
-    return f"[{text}]({os.path.relpath(page, name.parent).replace(os.sep, '/')})"
-
-
-def _label(name: Path) -> str:
-    """`digits/02_train_variant-heads.ipynb` -> `02 train variant: digits, heads`."""
-    topic, _, run = name.stem.partition("-")
-    where = ", ".join(part for part in (name.parent.name, run) if part)
-    return topic.replace("_", " ") + (f": {where}" if where else "")
-
-
-def _read_table(table: Path) -> tuple[dict[str, str], list[list[str]]]:
-    """A CSV file for Markdown: what is the same in all its rows, and header and rows of what is not."""
-    with table.open(newline="", encoding="utf-8") as lines:
-        header, *rows = [[_cell(text) for text in row] for row in csv.reader(lines)]
-    columns = [*zip(*rows, strict=True)]
-    varied = [i for i, column in enumerate(columns) if len(rows) < 2 or len(set(column)) > 1]
-    shared = {name: rows[0][i] for i, name in enumerate(header) if i not in varied and rows}
-    return shared, [[row[i] for i in varied] for row in (header, *rows)]
-
-
-def _cell(text: str) -> str:
-    try:
-        return text if text.lstrip("-").isdigit() else f"{float(text):.3g}"
-    except ValueError:
-        return text.replace("|", "\\|").replace("\n", " ")
 
 
 def _sphinx(pages: Path, out: Path) -> Path:
@@ -222,4 +228,5 @@ def _sphinx(pages: Path, out: Path) -> Path:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"the report could not be built:\n{done.stderr.strip()[-3000:]}")
+    report_size.lighten(out)
     return out

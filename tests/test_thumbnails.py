@@ -1,0 +1,42 @@
+"""Small copies of images: of those that are at hand, and nothing is downloaded for them."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from qtl_utils.data import thumbnails as module
+from qtl_utils.data.datasets import load_dataset
+from qtl_utils.data.thumbnails import SIDE, thumbnails
+from qtl_utils.study.config import DataConfig
+
+
+def test_a_digit_is_enlarged_pixel_by_pixel():
+    name = load_dataset("digits").ids[3]
+    found = thumbnails(DataConfig(dataset="digits"), [name, "digits/none"])
+    assert set(found) == {name}
+    pixels = np.asarray(Image.open(io.BytesIO(found[name])).convert("L"))
+    assert pixels.shape == (SIDE, SIDE)
+    assert (pixels.reshape(8, SIDE // 8, 8, SIDE // 8) == pixels[:: SIDE // 8, :: SIDE // 8][:, None, :, None]).all()
+
+
+def test_a_photograph_becomes_small(tmp_path):
+    for name in ("ants", "bees"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (400, 200), "orange").save(tmp_path / name / "1.png")
+    config = DataConfig(dataset="image_folder", data_dir=str(tmp_path))
+    (png,) = thumbnails(config, ["bees/1.png"]).values()
+    assert Image.open(io.BytesIO(png)).size == (SIDE, SIDE // 2)
+    (tmp_path / "bees" / "1.png").unlink()
+    assert thumbnails(config, ["bees/1.png"]) == {}
+
+
+@pytest.mark.parametrize("dataset", ["ants_bees", "spirals", "of an extension"])
+def test_what_has_no_images_has_no_thumbnails(dataset):
+    assert thumbnails(DataConfig(dataset=dataset), ["x"]) == {}
+
+
+def test_nothing_is_downloaded(monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "PROJECT", tmp_path)
+    assert thumbnails(DataConfig(dataset="hymenoptera"), ["train/ants/1.jpg"]) == {}
