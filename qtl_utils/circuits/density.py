@@ -197,17 +197,10 @@ class Job:
 
     def chances(self, angles: Tensor) -> np.ndarray:
         """The probability of every bit string that is read, (..., 2^m), float64: bit i of the index from wires[i]."""
-        measurement = self.program.measurement
-        m = len(measurement.wires)
-        words = [sum(3 * 4**wire for i, wire in enumerate(measurement.wires) if k >> i & 1) for k in range(2**m)]
-        found = self.words(angles, tuple(words)).double().cpu().numpy()
-        lead = found.shape[:-1]
-        found = found.reshape(*lead, *[2] * m)
-        for i, confusion in enumerate(measurement.confusion):
-            # P(bit) = (1 +- <Z>) / 2, then what is read of it
-            matrix = confusion @ np.array([[0.5, 0.5], [0.5, -0.5]])
-            found = np.moveaxis(np.moveaxis(found, -1 - i, -1) @ matrix.T, -1, -1 - i)
-        found = found.reshape(*lead, 2**m).clip(min=0.0)  # rounding makes some -1e-17
+        wires = self.program.measurement.wires
+        words = [sum(3 * 4**wire for i, wire in enumerate(wires) if k >> i & 1) for k in range(2 ** len(wires))]
+        found = self.words(angles, tuple(words)).double().cpu().numpy() @ _reading(self.program).T
+        found = found.clip(min=0.0)  # rounding makes some -1e-17
         return found / found.sum(axis=-1, keepdims=True)
 
     def slopes(self, angles: Tensor, gradient: Tensor) -> Tensor:
@@ -263,6 +256,17 @@ class Job:
         along = (plus - minus) / (2 * self.step)  # (rows, directions)
         signs = moves[:, : self.directions] / self.step
         return (along[..., None] * signs).mean(dim=1)
+
+
+def _reading(program: NoisyProgram) -> np.ndarray:
+    """(2^m, 2^m): from the expectation values of all words of Zs to the probabilities of bit strings that are read."""
+    if "reading" not in program.made:
+        found = np.eye(1)
+        for confusion in program.measurement.confusion:
+            # P(bit) = (1 +- <Z>) / 2, then what is read of it; the first wire is the lowest bit
+            found = np.kron(confusion @ np.array([[0.5, 0.5], [0.5, -0.5]]), found)
+        program.made["reading"] = found
+    return program.made["reading"]
 
 
 def _simulated(angles: Tensor, job: Job) -> Tensor:
