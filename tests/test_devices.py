@@ -1,7 +1,9 @@
 """Devices: transpiled circuits with a calibration's noise against Qiskit Aer, and everything without a network."""
 
 import socket
+from dataclasses import fields
 from functools import cache
+from types import SimpleNamespace
 
 import numpy as np
 import pennylane as qml
@@ -20,6 +22,7 @@ from qtl_utils.circuits.density import simulate_noisy
 from qtl_utils.circuits.device_costs import JOB_OVERHEAD, RATE, circuit_facts, device_facts, modelled_cost
 from qtl_utils.circuits.devices import (
     DEVICES,
+    calibration,
     device_program,
     linear_angles,
     load_backend,
@@ -34,6 +37,7 @@ from qtl_utils.models.heads import HeadSettings, make_head
 from qtl_utils.study.config import TrainConfig
 from qtl_utils.training.fits import Rates, make_replicas
 from qtl_utils.training.many import fit_heads
+from qtl_utils.training.variants import head_settings
 
 WIRES, DEPTH = 4, 2
 
@@ -59,14 +63,15 @@ def angles_for(done, batch=2):
     return [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
 
 
-def aer_errors(backend, qubits, **parts):
-    """Aer's error by gate and qubits, for these qubits only: of the whole backend it takes a minute."""
+def aer_errors(backend, done, **parts):
+    """Aer's error by gate and qubits, for those of the circuit only: of the whole backend it takes a minute."""
     known = backend.target
+    places = {(i.operation.name, tuple(done.circuit.find_bit(q).index for q in i.qubits)) for i in done.circuit.data}
     target = Target(num_qubits=known.num_qubits, dt=known.dt, qubit_properties=known.qubit_properties)
-    for name in backend.configuration().basis_gates:
-        kept = {place: value for place, value in known[name].items() if set(place) <= set(qubits)}
-        target.add_instruction(known.operation_from_name(name), kept, name=name)
-    return {(name, place): error for name, place, error in basic_device_gate_errors(target=target, **parts)}
+    for gate in sorted({name for name, _ in places} - {"measure", "barrier", "delay"}):
+        kept = {place: known[gate][place] for name, place in places if name == gate}
+        target.add_instruction(known.operation_from_name(gate), kept, name=gate)
+    return {(name, place): SuperOp(error) for name, place, error in basic_device_gate_errors(target=target, **parts)}
 
 
 def aer_probabilities(done, x, w, errors=(), model=None):
@@ -81,7 +86,7 @@ def aer_probabilities(done, x, w, errors=(), model=None):
         if item.operation.name not in ("measure", "barrier"):
             circuit.append(item.operation, qubits)
         if (item.operation.name, qubits) in errors:
-            circuit.append(SuperOp(errors[item.operation.name, qubits]).to_instruction(), qubits)
+            circuit.append(errors[item.operation.name, qubits].to_instruction(), qubits)
     circuit.assign_parameters({p: v for p, v in bound.items() if p in circuit.parameters}, inplace=True)
     circuit.save_probabilities(qubits=list(done.qubits[: done.n_wires]))
     simulator = AerSimulator(method="density_matrix", n_qubits=circuit.num_qubits)
@@ -90,7 +95,7 @@ def aer_probabilities(done, x, w, errors=(), model=None):
 
 def read_by(backend, done, probabilities):
     """The same after Aer's readout errors."""
-    rows = {qubit: error.probabilities for (qubit,), error in basic_device_readout_errors(backend.properties())}
+    rows = {qubit: error.probabilities for (qubit,), error in basic_device_readout_errors(calibration(backend))}
     probabilities = probabilities.reshape((2,) * done.n_wires)
     for wire, qubit in enumerate(done.qubits[: done.n_wires]):
         axis = done.n_wires - 1 - wire
@@ -111,7 +116,7 @@ def expectations(done, probabilities):
 def test_outputs_are_those_of_aer_with_the_noise_of_the_calibration(name):
     backend, done = load_backend(name), transpiled(name)
     x, w = angles_for(done, batch=1)
-    exact = aer_probabilities(done, x[0], w, aer_errors(backend, done.qubits))
+    exact = aer_probabilities(done, x[0], w, aer_errors(backend, done))
     found = simulate_noisy(noisy_program(done, backend), x, w)[0]
     np.testing.assert_allclose(found, expectations(done, read_by(backend, done, exact)), atol=1e-10, rtol=0)
 
@@ -139,7 +144,7 @@ def same_as_whole(name, ansatz, idle):
 def test_a_part_of_the_noise_is_left_out_as_aer_leaves_it_out(part):
     backend, done = load_backend("yorktown"), transpiled("yorktown")
     x, w = angles_for(done, batch=1)
-    exact = aer_probabilities(done, x[0], w, aer_errors(backend, done.qubits, **{part: False}))
+    exact = aer_probabilities(done, x[0], w, aer_errors(backend, done, **{part: False}))
     found = simulate_noisy(noisy_program(done, backend, readout_error=False, **{part: False}), x, w)[0]
     np.testing.assert_allclose(found, expectations(done, exact), atol=1e-10, rtol=0)
 
@@ -162,7 +167,7 @@ def test_products_of_bits_are_read_through_all_their_errors():
     backend = load_backend("yorktown")
     done = transpile_to(backend, circuit, 2, (0,))
     x, w = angles_for(done, batch=1)
-    read = read_by(backend, done, aer_probabilities(done, x[0], w, aer_errors(backend, done.qubits)))
+    read = read_by(backend, done, aer_probabilities(done, x[0], w, aer_errors(backend, done)))
     z0, z1 = np.array([1, -1, 1, -1]), np.array([1, 1, -1, -1])
     expected = np.array([z0 * z1 + 0.5 * z1, z0]) @ read
     np.testing.assert_allclose(simulate_noisy(noisy_program(done, backend), x, w)[0], expected, atol=1e-10, rtol=0)
@@ -175,7 +180,7 @@ def test_products_of_bits_are_read_through_all_their_errors():
 def test_the_registry_says_what_the_snapshot_says(name):
     backend, row = load_backend(name), DEVICES[name]
     assert backend.num_qubits == row.n_qubits
-    assert backend.properties().last_update_date.date().isoformat() == row.calibrated
+    assert calibration(backend).last_update_date.date().isoformat() == row.calibrated
     kind = backend.configuration().processor_type
     family, revision = row.generation.split(" r")
     assert (kind["family"], float(kind["revision"])) == (family, float(revision))
@@ -300,6 +305,15 @@ def test_many_seeds_train_on_a_device_as_each_alone():
         return fit.weights["2.weights"]
 
     torch.testing.assert_close(angles(range(2)), torch.cat([angles([0]), angles([1])]), atol=1e-12, rtol=0)
+
+
+def test_heads_get_every_setting_of_a_run():
+    config = TrainConfig(simulator="device", device_name="manila", shots=7, diff_method="spsa", n_qubits=3, depth=2)
+    inputs = SimpleNamespace(features=np.zeros((1, 5)), data=SimpleNamespace(classes=("a", "b")))
+    settings = head_settings(inputs, config)
+    shared = {field.name for field in fields(HeadSettings)} & TrainConfig.model_fields.keys()
+    assert {"device_name", "shots"} < shared
+    assert {name: getattr(settings, name) for name in shared} == {name: getattr(config, name) for name in shared}
 
 
 def test_device_and_its_name_go_together():

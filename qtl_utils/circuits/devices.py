@@ -65,6 +65,12 @@ def load_backend(device_name: str):
     return getattr(fake_provider, row.backend)()
 
 
+@lru_cache(maxsize=16)
+def calibration(backend):
+    """The calibrated properties of a backend; reading them takes long."""
+    return backend.properties()
+
+
 # ---- transpiling -----------------------------------------------------------------------------------------------------
 
 
@@ -209,10 +215,9 @@ def noisy_program(
             f"the circuit touches {len(transpiled.qubits)} qubits of {backend.name}, and density matrices go up to "
             f"{MOST_QUBITS}; use fewer qubits"
         )
-    properties = backend.properties()
 
     def confusion(wire: int) -> np.ndarray:
-        return confusion_matrix(properties, transpiled.qubits[wire]) if readout_error else np.eye(2)
+        return confusion_matrix(backend, transpiled.qubits[wire]) if readout_error else np.eye(2)
 
     noise = GateNoise(transpiled.target, gate_error, thermal_relaxation)
     shapes = len(transpiled.inputs), transpiled.weight_shape, len(transpiled.qubits)
@@ -305,9 +310,9 @@ def depolarisation(error: float | None, n_qubits: int, relaxation: Channel | Non
     return min(d * (error - (1 - fidelity)) / (d * fidelity - 1), d * d / (d * d - 1))
 
 
-def confusion_matrix(properties, qubit: int) -> np.ndarray:
-    """p(read | true) of a qubit, (2, 2), column by the true bit; from Qiskit's record of calibrated properties."""
-    found = properties.qubit_property(qubit)
+def confusion_matrix(backend, qubit: int) -> np.ndarray:
+    """p(read | true) of a qubit, (2, 2), column by the true bit."""
+    found = calibration(backend).qubit_property(qubit)
     both = found["readout_error"][0] if "readout_error" in found else 0.0
     up = found["prob_meas1_prep0"][0] if "prob_meas1_prep0" in found else both
     down = found["prob_meas0_prep1"][0] if "prob_meas0_prep1" in found else both
