@@ -399,15 +399,18 @@ def sentences(table: pd.DataFrame, answered: pd.DataFrame, shares: pd.DataFrame)
         low, high = worst["accuracy_cost"].min(), worst["accuracy_cost"].max()
         rows = answered[(answered["model"] == model) & (answered["question"] == "costs")]
         lost = rows[rows["verdict"] == "lower"]
-        same = rows[rows["verdict"] == "equivalent"]
+        same = rows[(rows["verdict"] == "equivalent") | ((rows["verdict"] == "no variation") & (rows["value"] == 0))]
         lines.append(
             f"{model}: on the {len(rows)} devices its accuracy changes by {_points(low)} to {_points(high)}; it is "
             f"worse on {len(lost)} of them and the same to within 2 of 100 images on {len(same)}."
         )
-        few = table[(table["model"] == model) & (table["kind"] == SHOTS)]
-        if len(few):
-            each = ", ".join(f"{row['level']}: {_points(row['accuracy_cost'])}" for _, row in few.iterrows())
-            lines.append(f"{model}: measured with so many shots instead of exactly, {each}.")
+        for kind, told in (
+            (SHOTS, "measured with so many shots instead of exactly"),
+            (GATES, "with so much depolarisation after every gate"),
+        ):
+            levels = table[(table["model"] == model) & (table["kind"] == kind) & (table["training"] == WITHOUT)]
+            each = ", ".join(f"{row['level']}: {_points(row['accuracy_cost'])}" for _, row in levels.iterrows())
+            lines += [f"{model}: {told}, {each}."] if each else []
     trained = answered[answered["question"] == "training"]
     for _, row in trained.iterrows():
         told = {"higher": "helps", "lower": "harms", "equivalent": "makes no difference beyond 2 of 100 images"}
@@ -445,7 +448,11 @@ def pointers(table: pd.DataFrame, useful: float = 0.7) -> list[str]:
         told = []
         for device, rows in part.groupby("device", sort=False):
             enough = rows[rows["cosine"] >= useful].sort_values("shots")
-            told.append(f"{device} {enough['shots'].iloc[0]:,}" if len(enough) else f"{device} more than were tried")
+            told.append(
+                f"{device} {enough['shots'].iloc[0]:,}"
+                if len(enough)
+                else f"{device} none up to {rows['shots'].max():,}"
+            )
         lines.append(
             f"Shots a circuit from which a {method} gradient points within 45 degrees of the one without noise: "
             f"{', '.join(told)}."
