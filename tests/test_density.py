@@ -267,11 +267,14 @@ def test_replicas_are_runs_of_their_own(executor, method):
     torch.testing.assert_close(run(inputs[0, 0, 0], weights[0, 0]), found[0][0, 0, 0], atol=1e-14, rtol=0)
 
 
-@pytest.mark.parametrize("method", ["adjoint", "backprop", "parameter-shift"])
-def test_vmap_is_a_loop(method):
+@pytest.mark.parametrize(
+    ("executor", "method"),
+    [("numba", "adjoint"), ("torch", "adjoint"), ("torch", "backprop"), ("numba", "parameter-shift")],
+)
+def test_vmap_is_a_loop(executor, method):
     program = mari(3, 2)
     inputs, weights = draw(5, 3), draw(4, 2, 3, seed=1)
-    run = lambda w, x=inputs: simulate_noisy(program, x, w, diff_method=method)  # noqa: E731
+    run = lambda w, x=inputs: simulate_noisy(program, x, w, executor, method)  # noqa: E731
     torch.testing.assert_close(vmap(run)(weights), torch.stack([run(w) for w in weights]), atol=1e-14, rtol=0)
     slope = grad(lambda w: run(w).square().sum())
     expected = torch.stack([torch.autograd.functional.jacobian(lambda v: run(v).square().sum(), w) for w in weights])

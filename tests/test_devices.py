@@ -292,6 +292,13 @@ def test_a_trained_head_is_evaluated_on_a_device_with_its_own_angles():
     torch.testing.assert_close(with_simulator(noisy, "statevector")(x), head(x), atol=1e-12, rtol=0)
 
 
+@torch.no_grad()
+def test_a_device_can_be_asked_for_where_nothing_is_differentiated():
+    x = torch.zeros(1, 2).double()
+    found = QuantumLayer(2, 1, angles="zero", simulator="device", device_name="manila").double()(x)
+    assert (found.abs() < 0.1).all()  # H on every wire, and a CNOT: all bits are as often 0 as 1
+
+
 def test_many_seeds_train_on_a_device_as_each_alone():
     features, labels = torch.randn(6, 3, generator=torch.Generator().manual_seed(0)), np.arange(6) % 2
     splits = Splits("repeated", np.array([["train"] * 4 + ["validation"] * 2]))

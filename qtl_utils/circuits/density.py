@@ -18,7 +18,7 @@ from qtl_utils.circuits import density_cpu
 from qtl_utils.circuits.channels import NoiseModel
 from qtl_utils.circuits.limits import NOT_FINITE, check_memory
 from qtl_utils.circuits.noisy_program import Map, NoisyProgram, Turn, compile_noisy, partners
-from qtl_utils.circuits.program import CONSTANT
+from qtl_utils.circuits.program import CONSTANT, INPUT, WEIGHT
 from qtl_utils.circuits.statevector import aligned, to_front
 
 EXECUTORS = ("auto", "numba", "torch")
@@ -32,7 +32,7 @@ class Density:
     """A quantum function with noise, made to run over batches: `Density(f, n_qubits, weight_shape, noise)(x, w)`.
 
     See `compile_noisy` for what `circuit` may be and `simulate_noisy` for shapes, gradients and `options`. Can be
-    pickled. `seed` counts on from call to call; `executions` is how many circuits have been run.
+    pickled. `seed` begins one stream of draws for all calls; `executions` is how many circuits have been run.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ def executions(
 
 def differentiated(program: NoisyProgram, inputs: bool = True, weights: bool = True) -> list[int]:
     """The numbers of the turns whose angles depend on what is differentiated."""
-    sources = {CONSTANT + 1: inputs, CONSTANT + 2: weights, CONSTANT: False}
+    sources = {CONSTANT: False, INPUT: inputs, WEIGHT: weights}
     return [g for g, turn in enumerate(program.turns) if sources[turn.angle.source]]
 
 
@@ -199,7 +199,7 @@ class Job:
         """The probability of every bit string that is read, (..., 2^m), float64: bit i of the index from wires[i]."""
         wires = self.program.measurement.wires
         words = [sum(3 * 4**wire for i, wire in enumerate(wires) if k >> i & 1) for k in range(2 ** len(wires))]
-        found = self.words(angles, tuple(words)).double().cpu().numpy() @ _reading(self.program).T
+        found = self.words(angles, tuple(words)).cpu().double().numpy() @ _reading(self.program).T
         found = found.clip(min=0.0)  # rounding makes some -1e-17
         return found / found.sum(axis=-1, keepdims=True)
 

@@ -64,6 +64,7 @@ class Converted:
     observables: list[SparsePauliOp]
 
 
+@torch.enable_grad()  # how angles depend on inputs and weights is read from torch's graph
 def convert(circuit: Callable, n_qubits: int, weight_shape: Iterable[int], n_inputs: int | None = None) -> Converted:
     """The Qiskit circuit of a PennyLane quantum function `circuit(inputs, weights)`; wire w is qubit w.
 
