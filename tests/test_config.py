@@ -20,7 +20,7 @@ STUDY = {
 WRONG = [  # where, value, what the error says
     ("name", "a b", "name: expected letters, digits"),
     ("name", "reference", "name: results/reference/ has another use"),
-    ("nmae", "x", "nmae: unknown key 'nmae'; known: attribution, backbones, calibration, datasets"),
+    ("nmae", "x", "nmae: unknown key 'nmae'; did you mean 'name'?"),
     ("threads", 0, "threads: expected at least 1, got 0"),
     ("threads", "two", 'threads: expected a whole number, got "two"'),
     ("runs", {}, "runs: expected at least 1 entry"),

@@ -225,35 +225,43 @@ class RepairConfig(Section):
     joint_lr_backbone: Rate = 0.001  # of the backbone
 
 
+Count = Annotated[int, Field(ge=1)]
+Strength = Annotated[float, Field(gt=0, le=1)]
+
+
 class NoiseConfig(Section):
     """Under which shots, noise and devices 11_noise_and_devices looks at A, and trains it."""
 
     dataset: Name | None = None  # of the study; left out: that of its first run with a backbone
-    backbone: Name | None = None
-    shots: list[Annotated[int, Field(ge=1)]] = Field([10, 30, 100, 1000, 10_000], min_length=1)  # a circuit
-    strengths: list[Annotated[float, Field(gt=0, le=1)]] = Field([0.001, 0.003, 0.01, 0.03, 0.1], min_length=1)
-    devices: list[str] = Field(["yorktown", "manila", "brooklyn", "sherbrooke", "torino", "fez"], min_length=1)
-    train_shots: list[Annotated[int, Field(ge=1)]] = []  # heads are trained under these too
-    train_strengths: list[Annotated[float, Field(gt=0, le=1)]] = [0.03]
-    train_devices: list[str] = ["yorktown"]
+    backbone: Name | None = None  # of the study; left out: that of its first run with a backbone
+    shots: list[Count] = Field([10, 30, 100, 1000, 10_000], min_length=1)  # a circuit, that trained heads are seen with
+    strengths: list[Strength] = Field(
+        [0.001, 0.003, 0.01, 0.03, 0.1], min_length=1
+    )  # of depolarisation after each gate
+    devices: list[str] = Field(
+        ["yorktown", "manila", "brooklyn", "sherbrooke", "torino", "fez"], min_length=1
+    )  # whose calibrations trained heads are seen through; `./run_all.sh names` lists them
+    train_shots: list[Count] = []  # a circuit, that heads are trained with
+    train_strengths: list[Strength] = [0.03]  # of depolarisation that heads are trained under
+    train_devices: list[str] = ["yorktown"]  # whose noise heads are trained under
     mitigation_shots: int = Field(1000, ge=10)  # a circuit
     calibration_shots: int = Field(10_000, ge=100)  # of known states, once a device
-    gradient_shots: list[Annotated[int, Field(ge=1)]] = Field([10, 100, 1000, 10_000], min_length=1)
-    gradient_heads: int = Field(8, ge=2)
-    gradient_repeats: int = Field(4, ge=2)
-    n_qubits: int = Field(4, ge=1, le=6)
-    depth: int = Field(6, ge=1, le=30)
-    ansatz: str = "mari2019"
-    encoding: str = "tanh"
+    gradient_shots: list[Count] = Field([10, 100, 1000, 10_000], min_length=1)  # a circuit of a sampled gradient
+    gradient_heads: int = Field(8, ge=2)  # untrained heads whose gradients are sampled
+    gradient_repeats: int = Field(4, ge=2)  # of every sampled gradient
+    n_qubits: int = Field(4, ge=1, le=6)  # of the circuit
+    depth: int = Field(6, ge=1, le=30)  # layers of the circuit
+    ansatz: str = "mari2019"  # of the circuit: a key of ANSATZE
+    encoding: str = "tanh"  # of features as angles: a key of ENCODINGS
     n_splits: int | None = Field(None, ge=1, le=1000)  # in place of the data set's own number
-    first_seed: int = Field(0, ge=0)
-    seeds: int = Field(20, ge=2, le=1000)
-    epochs: int = Field(30, ge=1)
-    batch_size: int = Field(4, ge=1)
+    first_seed: int = Field(0, ge=0)  # first_seed, first_seed + 1 ...
+    seeds: int = Field(20, ge=2, le=1000)  # how many; seed s uses split s mod n_splits
+    epochs: int = Field(30, ge=1)  # of every training
+    batch_size: int = Field(4, ge=1)  # samples of a step
     lr: Rate = 4e-4  # of the published model
     repaired_lr: Rate = 1e-3  # of the repaired one, on scaled features
-    repaired_lr_quantum: Rate = 0.01
-    lr_step: int = Field(10, ge=1)
+    repaired_lr_quantum: Rate = 0.01  # of its angles
+    lr_step: int = Field(10, ge=1)  # epochs between two decays of the rates
 
 
 # ---- the registry ----------------------------------------------------------------------------------------------------
