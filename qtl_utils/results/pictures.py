@@ -45,6 +45,7 @@ class Found:
     accuracy: pd.DataFrame  # rows of the table `accuracy`, by variant
     best: str  # the variant that is best on validation
     run: str  # that trained it
+    heads: str  # the run that trained A
     predictions: pd.DataFrame  # of every variant that is compared
     hashes: dict[str, str]  # of every picture, by its id
 
@@ -92,7 +93,8 @@ def read_found(folder: str | Path, dataset: str) -> Found | None:
         tests={name: tests.loc[name] for name in RIVALS if name in tests.index},
         accuracy=rows["accuracy"].set_index("variant"),
         best=best,
-        run=rows["metrics"].loc[rows["metrics"]["variant"] == best, "run"].iloc[0],
+        run=_run_of(best, rows["metrics"]),
+        heads=_run_of("A", rows["metrics"]),
         predictions=rows["predictions"].query("variant in @compared"),
         hashes={sample["id"]: sample["hash"] for sample in samples},
     )
@@ -112,6 +114,10 @@ def _best_group(comparisons: pd.DataFrame, metrics: pd.DataFrame) -> tuple[str, 
 
 def _best_variant(metrics: pd.DataFrame) -> str:
     return best_on_validation(metrics) if "validation" in set(metrics["subset"]) else "A"
+
+
+def _run_of(variant: str, metrics: pd.DataFrame) -> str:
+    return metrics.loc[metrics["variant"] == variant, "run"].iloc[0]
 
 
 # ---- what is said
@@ -173,7 +179,9 @@ def _compared(found: Found) -> list[str]:
 def _change(name: str, test: pd.Series) -> str:
     """How many pictures more or fewer are right with the circuit than with a rival."""
     low, high = (round(100 * test[end]) for end in ("low", "high"))
-    if low < 0 < high:
+    if low == high == 0:
+        change = "as many"
+    elif low < 0 < high:
         change = f"between {-low} fewer and {high} more"
     else:
         few, many = sorted((abs(low), abs(high)))
