@@ -162,7 +162,7 @@ def test_a_study_is_written_beside_the_folder_and_fits_it(tmp_path, offline):
     assert file == tmp_path / "Ämeisen & Bienen-study.yaml"
     assert [line.split(":")[0] for line in lines] == ["Backbone", "Pictures", "Study"]
     assert "tiny_resnet" in lines[0] and "download.pytorch.org cannot be reached" in lines[0]
-    assert lines[1].startswith("Pictures: 32 in 2 classes; 3 files or folders are left out")
+    assert lines[1].startswith("Pictures: 32 in 2 classes; left out, and listed with the reason: 3 files")
     study = load_study(root)
     assert study.name == "meisen-Bienen-study"
     assert refusal(study) == ""
@@ -665,7 +665,7 @@ def test_three_hundred_pictures_end_in_a_page_and_names_for_new_ones(tmp_path):
     assert done.returncode == 0, done.stderr
     folder = results / "meine-Bilder-study"
     for said in (
-        "Pictures: 300 in 3 classes; 1 files",
+        "Pictures: 300 in 3 classes; left out, and listed with the reason: 1 file or",
         "Study: written",
         pictures.QUESTION,
         "broken.jpg: not an image",

@@ -21,6 +21,7 @@ from qtl_utils.data.images import scan_folder
 from qtl_utils.data.index import ImageIndex
 from qtl_utils.data.splits import make_splits
 from qtl_utils.models import backbones
+from qtl_utils.results.pictures import left_out
 from qtl_utils.study import paths, shipped_files
 from qtl_utils.study.config import BackboneConfig
 from qtl_utils.study.environment import available_cores
@@ -84,8 +85,8 @@ def prepare(
         data = look(root, folder / "data" / DATASET, chosen.image_size, say)
     make_splits(data, n_splits=sizes(len(data))["n_splits"])  # says which copies of a picture leave no way to divide
     n, skipped = len(data), len(data.skipped)
-    left_out = f"; {skipped} files or folders are left out, and listed with the reason" if skipped else ""
-    say(f"Pictures: {n} in {len(data.classes)} classes{left_out}.")
+    rest = f"; left out, and listed with the reason: {left_out(skipped)}" if skipped else ""
+    say(f"Pictures: {n} in {len(data.classes)} classes{rest}.")
     how = "rewritten" if file.is_file() else "written"
     with paths.atomic(file) as part:
         part.write_text(study_text(root, name, n, len(data.classes), chosen), encoding="utf-8")

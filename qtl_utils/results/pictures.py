@@ -303,9 +303,10 @@ def advice(found: Found, wrong: pd.DataFrame, mixed: Sequence[Sequence[str]], we
     if said.startswith("No."):
         lines.append("Use the model without a circuit: it is simpler and, here, as good or better.")
     if (found.folder / MODEL).is_file():
-        lines.append(
-            f"Let the model name new pictures: `./run_all.sh predict {shlex.quote(str(found.folder))} NEW_PICTURES/ --out answers.csv`"
-        )
+        command = f"./run_all.sh predict {shlex.quote(str(found.folder))} NEW_PICTURES/ --out answers.csv"
+        if said.startswith("No.") and found.best == "A":
+            command += f" --variant {found.accuracy.loc[list(found.tests), 'accuracy'].idxmax()}"
+        lines.append(f"Let the model name new pictures: `{command}`")
     return lines
 
 
@@ -322,6 +323,10 @@ def _weak(rows: pd.DataFrame, accuracy: float) -> pd.DataFrame:
 
 def _and(parts: Sequence[str]) -> str:
     return " and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else "".join(parts)
+
+
+def left_out(n: int) -> str:
+    return "1 file or folder" if n == 1 else f"{n} files and folders"
 
 
 def shown(name: str) -> str:
@@ -376,6 +381,7 @@ def _told(found: Found) -> dict:
         "n": found.card["n"],
         "mixed": mixed,
         "skipped": sorted(found.card["skipped"], key=lambda row: row["reason"].startswith(EXPECTED)),
+        "left_out": left_out(len(found.card["skipped"])),
         "advice": advice(found, wrong, mixed, _weak(rows, found.accuracy.loc[found.best, "accuracy"])),
         "sentences": [test["sentence"] for test in found.tests.values()],
         "backbone": f"{found.model} ({WEIGHTS[found.init]})",
@@ -450,7 +456,7 @@ def as_text(told: dict) -> str:
         left = [f"{shown(row['file'])}: {row['reason']}" for row in told["skipped"][:NAMED]]
         rest = len(told["skipped"]) - NAMED
         more = [f"and {rest} more, see the page"] if rest > 0 else []
-        parts.append(_section(f"Left out: {len(told['skipped'])} files and folders", [*left, *more]))
+        parts.append(_section(f"Left out: {told['left_out']}", [*left, *more]))
     parts.append(_section("What to do next", told["advice"]))
     return "\n\n".join(parts) + "\n"
 
