@@ -128,17 +128,24 @@ def _answer(study: StudyConfig, folder: Path) -> None:
     dataset = pictures.pictures_of(study)
     if dataset is None or (found := pictures.read_found(folder, dataset)) is None:
         return
-    run_folder = folder / "runs" / dataset / found.run
-    kept = folder / pictures.MODEL
-    if not kept.is_file() or kept.stat().st_mtime < (run_folder / "metrics.csv").stat().st_mtime:
-        from qtl_utils.training import trained_head
-
-        try:
-            trained_head.save_head(trained_head.head_of_run(run_folder), kept)
-        except ValueError as error:  # the best variant trained its backbone too, say
-            print(f"No model is kept for predict: {error}")
+    _keep_head(folder / "runs" / dataset, (found.run, found.heads), folder / pictures.MODEL)
     page, text = pictures.write_page(found, thumbnail)
     print(f"\n{text}\nPage: {page}")
+
+
+def _keep_head(runs: Path, names: Sequence[str], file: Path) -> None:
+    """Keeps the best head of the first of these runs that has one in `file`, unless it is newer than the run."""
+    if file.is_file() and file.stat().st_mtime >= max((runs / name / "metrics.csv").stat().st_mtime for name in names):
+        return
+    from qtl_utils.training import trained_head
+
+    file.unlink(missing_ok=True)
+    for name in dict.fromkeys(names):
+        try:
+            trained_head.save_head(trained_head.head_of_run(runs / name), file)
+            return
+        except ValueError as error:  # of networks that were trained whole nothing but the head is kept, say
+            print(f"For predict: {error}")
 
 
 def _compute(study: StudyConfig, folder: Path, options: argparse.Namespace) -> int:

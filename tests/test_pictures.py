@@ -34,7 +34,7 @@ from qtl_utils.study.config import BackboneConfig, DataConfig, RunConfig
 from qtl_utils.study.errors import StudyError
 from qtl_utils.study.paths import PROJECT
 from qtl_utils.study.steps import steps_of
-from qtl_utils.study.study_file import load_study
+from qtl_utils.study.study_file import load_study, study_beside
 from qtl_utils.training import trained_head
 from qtl_utils.training.inputs import open_inputs
 from qtl_utils.training.refusals import refusal
@@ -162,7 +162,7 @@ def test_a_study_is_written_beside_the_folder_and_fits_it(tmp_path, offline):
     assert file == tmp_path / "Ämeisen & Bienen-study.yaml"
     assert [line.split(":")[0] for line in lines] == ["Backbone", "Pictures", "Study"]
     assert "tiny_resnet" in lines[0] and "download.pytorch.org cannot be reached" in lines[0]
-    assert lines[1].startswith("Pictures: 32 in 2 classes; 3 files or folders are left out")
+    assert lines[1].startswith("Pictures: 32 in 2 classes; left out, and listed with the reason: 3 files")
     study = load_study(root)
     assert study.name == "meisen-Bienen-study"
     assert refusal(study) == ""
@@ -189,6 +189,15 @@ def test_a_file_that_was_changed_is_not_overwritten(tmp_path, offline):
     with pytest.raises(StudyError, match="was changed by hand, so --weights and --backbone are not for it"):
         prepare(model="tiny_vit")
     assert file.read_bytes() == before
+
+
+def test_copies_that_cannot_be_divided_are_told_before_anything_is_written(tmp_path, offline):
+    root = fill(tmp_path / "pictures", {"ants": 6, "bees": 0})
+    for i in range(6):
+        picture(7777).save(root / "bees" / f"{i}.png")
+    with pytest.raises(ValueError, match=r"copies of bees/0.png fit into no subset together|no sample of class 'bees'"):
+        own.prepare(root, str(tmp_path / "results"), say=lambda line: None)
+    assert not study_beside(root).exists()
 
 
 def test_another_folder_of_that_name_gets_results_of_its_own(tmp_path):
@@ -332,6 +341,22 @@ def test_the_first_words_are_the_answer(plain, equal, answer):
     said = pictures.headline({"C": plain, "C-matched": equal})
     assert said.startswith(answer)
     assert "Holm" not in said and "interval" not in said
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [
+        (-0.06, -0.02, ", 2 to 6 fewer of 100 pictures are right."),
+        (0.004, 0.03, ", 0 to 3 more of 100 pictures are right. Taken alone this would be a difference, but 4"),
+        (-0.024, 0.006, ", between 2 fewer and 1 more of 100 pictures are right."),
+        (-0.03, -0.001, ", 0 to 3 fewer of 100 pictures are right. Taken alone"),
+        (-0.001, 0.001, ", as many of 100 pictures are right."),
+    ],
+)
+def test_a_difference_is_told_in_pictures(low, high, said):
+    verdict = "lower" if high == -0.02 else "not distinguishable"
+    line = pictures._change("C", pd.Series({"low": low, "high": high, "verdict": verdict, "n_tests": 4}))
+    assert line.removeprefix("With the circuit instead of the linear head without circuit (C)").startswith(said)
 
 
 def rows_of(*lines):
@@ -640,7 +665,7 @@ def test_three_hundred_pictures_end_in_a_page_and_names_for_new_ones(tmp_path):
     assert done.returncode == 0, done.stderr
     folder = results / "meine-Bilder-study"
     for said in (
-        "Pictures: 300 in 3 classes; 1 files",
+        "Pictures: 300 in 3 classes; left out, and listed with the reason: 1 file or",
         "Study: written",
         pictures.QUESTION,
         "broken.jpg: not an image",

@@ -6,7 +6,7 @@ import re
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,9 @@ from qtl_utils.data.dataset import Dataset
 from qtl_utils.data.datasets import load_dataset
 from qtl_utils.data.images import scan_folder
 from qtl_utils.data.index import ImageIndex
+from qtl_utils.data.splits import make_splits
 from qtl_utils.models import backbones
+from qtl_utils.results.pictures import left_out
 from qtl_utils.study import paths, shipped_files
 from qtl_utils.study.config import BackboneConfig
 from qtl_utils.study.environment import available_cores
@@ -81,9 +83,10 @@ def prepare(
     say(f"Backbone: {chosen.why}")
     with paths.lock(folder / ".lock"):
         data = look(root, folder / "data" / DATASET, chosen.image_size, say)
+    make_splits(data, n_splits=sizes(len(data))["n_splits"])  # says which copies of a picture leave no way to divide
     n, skipped = len(data), len(data.skipped)
-    left_out = f"; {skipped} files or folders are left out, and listed with the reason" if skipped else ""
-    say(f"Pictures: {n} in {len(data.classes)} classes{left_out}.")
+    rest = f"; left out, and listed with the reason: {left_out(skipped)}" if skipped else ""
+    say(f"Pictures: {n} in {len(data.classes)} classes{rest}.")
     how = "rewritten" if file.is_file() else "written"
     with paths.atomic(file) as part:
         part.write_text(study_text(root, name, n, len(data.classes), chosen), encoding="utf-8")
@@ -221,8 +224,11 @@ def look(root: Path, folder: Path, image_size: int, say: Say = print) -> Dataset
             index.look(path)
 
     # decoders and hashes let other threads run; what each of them does to the filter of warnings, this one takes back
-    with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor(min(available_cores(), READERS)) as pool:
-        read = pool.map(known, files)
+    with (
+        warnings.catch_warnings(action="ignore"),
+        ThreadPoolExecutor(min(available_cores(), READERS)) as pool,
+        closing(pool.map(known, files)) as read,  # whoever interrupts waits for no further picture
+    ):
         for _ in steadily(files, "reading pictures", say):
             next(read)
     data = load_dataset("image_folder", data_dir=root, index=index, min_images=MIN_IMAGES)

@@ -45,6 +45,7 @@ class Found:
     accuracy: pd.DataFrame  # rows of the table `accuracy`, by variant
     best: str  # the variant that is best on validation
     run: str  # that trained it
+    heads: str  # the run that trained A
     predictions: pd.DataFrame  # of every variant that is compared
     hashes: dict[str, str]  # of every picture, by its id
 
@@ -92,7 +93,8 @@ def read_found(folder: str | Path, dataset: str) -> Found | None:
         tests={name: tests.loc[name] for name in RIVALS if name in tests.index},
         accuracy=rows["accuracy"].set_index("variant"),
         best=best,
-        run=rows["metrics"].loc[rows["metrics"]["variant"] == best, "run"].iloc[0],
+        run=_run_of(best, rows["metrics"]),
+        heads=_run_of("A", rows["metrics"]),
         predictions=rows["predictions"].query("variant in @compared"),
         hashes={sample["id"]: sample["hash"] for sample in samples},
     )
@@ -112,6 +114,10 @@ def _best_group(comparisons: pd.DataFrame, metrics: pd.DataFrame) -> tuple[str, 
 
 def _best_variant(metrics: pd.DataFrame) -> str:
     return best_on_validation(metrics) if "validation" in set(metrics["subset"]) else "A"
+
+
+def _run_of(variant: str, metrics: pd.DataFrame) -> str:
+    return metrics.loc[metrics["variant"] == variant, "run"].iloc[0]
 
 
 # ---- what is said
@@ -173,7 +179,9 @@ def _compared(found: Found) -> list[str]:
 def _change(name: str, test: pd.Series) -> str:
     """How many pictures more or fewer are right with the circuit than with a rival."""
     low, high = (round(100 * test[end]) for end in ("low", "high"))
-    if low < 0 < high:
+    if low == high == 0:
+        change = "as many"
+    elif low < 0 < high:
         change = f"between {-low} fewer and {high} more"
     else:
         few, many = sorted((abs(low), abs(high)))
@@ -295,9 +303,10 @@ def advice(found: Found, wrong: pd.DataFrame, mixed: Sequence[Sequence[str]], we
     if said.startswith("No."):
         lines.append("Use the model without a circuit: it is simpler and, here, as good or better.")
     if (found.folder / MODEL).is_file():
-        lines.append(
-            f"Let the model name new pictures: `./run_all.sh predict {shlex.quote(str(found.folder))} NEW_PICTURES/ --out answers.csv`"
-        )
+        command = f"./run_all.sh predict {shlex.quote(str(found.folder))} NEW_PICTURES/ --out answers.csv"
+        if said.startswith("No.") and found.best == "A":
+            command += f" --variant {found.accuracy.loc[list(found.tests), 'accuracy'].idxmax()}"
+        lines.append(f"Let the model name new pictures: `{command}`")
     return lines
 
 
@@ -314,6 +323,10 @@ def _weak(rows: pd.DataFrame, accuracy: float) -> pd.DataFrame:
 
 def _and(parts: Sequence[str]) -> str:
     return " and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else "".join(parts)
+
+
+def left_out(n: int) -> str:
+    return "1 file or folder" if n == 1 else f"{n} files and folders"
 
 
 def shown(name: str) -> str:
@@ -368,6 +381,7 @@ def _told(found: Found) -> dict:
         "n": found.card["n"],
         "mixed": mixed,
         "skipped": sorted(found.card["skipped"], key=lambda row: row["reason"].startswith(EXPECTED)),
+        "left_out": left_out(len(found.card["skipped"])),
         "advice": advice(found, wrong, mixed, _weak(rows, found.accuracy.loc[found.best, "accuracy"])),
         "sentences": [test["sentence"] for test in found.tests.values()],
         "backbone": f"{found.model} ({WEIGHTS[found.init]})",
@@ -442,7 +456,7 @@ def as_text(told: dict) -> str:
         left = [f"{shown(row['file'])}: {row['reason']}" for row in told["skipped"][:NAMED]]
         rest = len(told["skipped"]) - NAMED
         more = [f"and {rest} more, see the page"] if rest > 0 else []
-        parts.append(_section(f"Left out: {len(told['skipped'])} files and folders", [*left, *more]))
+        parts.append(_section(f"Left out: {told['left_out']}", [*left, *more]))
     parts.append(_section("What to do next", told["advice"]))
     return "\n\n".join(parts) + "\n"
 

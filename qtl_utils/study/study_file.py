@@ -1,6 +1,7 @@
 """Reading a study file: defaults and overrides applied, and every mistake said in one sentence."""
 
 import json
+import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -92,12 +93,17 @@ def _known() -> dict[str, Path]:
 
 
 def pictures_folder(file: str | Path) -> Path | None:
-    """The folder, absolute, that is given in the place of a study; None where a file or a name is given."""
-    try:
-        is_folder = str(file) not in _known() and str(file) != "" and user_path(file).is_dir()
-    except OSError:  # a name that is too long for a file
+    """The folder, absolute, that is given in the place of a study; None where a file or a name is given.
+
+    It is looked up from the current folder, then from the project's.
+    """
+    if str(file) in ("", *_known()):
         return None
-    return user_path(file).resolve() if is_folder else None
+    path = os.path.expanduser(file)
+    try:
+        return next((Path(place) for place in (os.path.abspath(path), PROJECT / path) if os.path.isdir(place)), None)
+    except ValueError:  # a name with a null byte
+        return None
 
 
 def study_beside(root: Path) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from qtl_utils.study.steps import Step
 
-EVERY = 10.0  # seconds between two lines
+EVERY = 15.0  # seconds between two lines
 PER_PICTURE = {"squeezenet1_1": 0.15, "tiny_resnet": 0.002, "tiny_vit": 0.002}  # seconds of features, on one core
 OTHERS = 0.6  # of networks like resnet18
 PER_UPDATE = 0.00003  # seconds of one training step of one head
