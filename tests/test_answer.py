@@ -59,6 +59,12 @@ def test_the_figure_has_a_line_for_each_a_and_c_behind_a_backbone():
     assert answer.figure(points) is None
 
 
+def test_two_studies_are_drawn_on_one_axis():
+    low, high = answer.limits(comparisons("lower", value=-0.2), comparisons("higher", value=0.05))
+    assert low == pytest.approx(-23) and high == pytest.approx(8)
+    assert answer.figure(comparisons("lower"), (low, high)).axes[0].get_xlim() == (low, high)
+
+
 def test_the_words_of_the_figure_are_its_numbers():
     rows = pd.concat([comparisons("lower", "lower"), comparisons("equivalent", value=0.003)], ignore_index=True)
     rows.loc[0, "value"] = -0.15

@@ -65,17 +65,25 @@ def shown(comparisons: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["value"].notna()].reset_index(drop=True)
 
 
-def figure(comparisons: pd.DataFrame) -> plots.Figure | None:
+def figure(comparisons: pd.DataFrame, limits: tuple[float, float] | None = None) -> plots.Figure | None:
     """A minus C in images of 100 with intervals, coloured by what the test said; readable on a telephone.
 
-    None where the study has no A and C behind a backbone.
+    limits: of the horizontal axis, where two figures are to be compared. None where the study has no A and C behind a
+    backbone.
     """
     rows = shown(comparisons)
-    return _drawn(rows) if len(rows) else None
+    return _drawn(rows, limits) if len(rows) else None
+
+
+def limits(*comparisons: pd.DataFrame) -> tuple[float, float]:
+    """Ends of a horizontal axis that holds A minus C of several studies, in images of 100."""
+    rows = pd.concat([shown(each) for each in comparisons])
+    low, high = 100 * rows[["value", "low"]].min(axis=None), 100 * rows[["value", "high"]].max(axis=None)
+    return min(low, -3.0) - 1, max(high, 3.0) + 1
 
 
 @plots._styled
-def _drawn(rows: pd.DataFrame) -> plots.Figure:
+def _drawn(rows: pd.DataFrame, limits: tuple[float, float] | None) -> plots.Figure:
     drawn = plots.Figure(figsize=(5, 1.3 + 0.36 * len(rows)))  # 360 px hold 5 inches with letters of 10 px
     ax = drawn.subplots()
     ax.axvspan(-100 * stats.BOUND, 100 * stats.BOUND, color=plots.SKY, alpha=0.25, lw=0)
@@ -87,6 +95,7 @@ def _drawn(rows: pd.DataFrame) -> plots.Figure:
         ax.text(0.01, y - 0.3, _label(row), transform=ax.get_yaxis_transform(), va="center", fontsize=8)
     ax.set_ylim(len(rows) - 0.5, -0.8)
     ax.set_yticks([])
+    ax.set_xlim(limits)
     ax.set_xlabel("images of 100 that A gets right more (right) or less (left) than C", fontsize=9)
     ends = [end for end in (*ENDS.values(), UNTESTED) if end[0] in set(_ends(rows))]
     handles = [Line2D([], [], color=colour, marker=marker, ls="") for _, colour, marker in ends]

@@ -1,7 +1,6 @@
 """Two studies side by side on one page: what each answers, where they differ, and what was different about them."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,10 @@ def lay_out(pages: Path, folders: tuple[Path, Path]) -> None:
     names = [folder.name for folder in folders]
     if names[0] == names[1]:
         names = [f"{folder.parent.name}/{folder.name}" for folder in folders]
-    sides = [_side(pages / "extra", f"{place}", folder) for place, folder in enumerate(folders)]
+    files = [folder / "tables" / "comparisons.csv" for folder in folders]
+    found = [answer.read(file) if file.is_file() else None for file in files]
+    ends = answer.limits(*found) if all(each is not None and len(answer.shown(each)) for each in found) else None
+    sides = [_side(pages / "extra", place, each, ends) for place, each in enumerate(found)]
     parts = [f"# {names[0]} and {names[1]}", "::::{container} beside"]
     for name, side in zip(names, sides, strict=True):
         parts += [":::{container} side", f"**{name}**", side, ":::"]
@@ -36,17 +38,15 @@ def lay_out(pages: Path, folders: tuple[Path, Path]) -> None:
     (pages / "index.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
-def _side(extra: Path, place: str, folder: Path) -> str:
+def _side(extra: Path, place: int, comparisons: pd.DataFrame | None, ends: tuple[float, float] | None) -> str:
     """What one study answers: two sentences and its figure."""
-    file = folder / "tables" / "comparisons.csv"
-    if not file.is_file():
+    if comparisons is None:
         return "This study compares no variants."
-    (extra / "tables").mkdir(parents=True, exist_ok=True)
-    shutil.copy2(file, extra / "tables" / f"comparisons-{place}.csv")
-    comparisons = answer.read(file)
     said = " ".join(answer.sentences(comparisons))
-    if (drawn := answer.figure(comparisons)) is None:
+    if (drawn := answer.figure(comparisons, ends)) is None:
         return said
+    (extra / "tables").mkdir(parents=True, exist_ok=True)
+    comparisons.to_csv(extra / "tables" / f"comparisons-{place}.csv", index=False)
     image = f"figures/answer-{place}.png"
     report_figures.save_small(answer.png(drawn), extra / image)
     told = report_figures.Told(answer.CAPTION, answer.in_words(comparisons), f"comparisons-{place}.csv")
