@@ -25,7 +25,7 @@ def test_the_parts_of_a_variant_are_those_of_its_model(variant):
 def test_models_that_differ_in_their_angles_alone_are_told_apart():
     shown = {name: parts(name, SETTINGS)[3][0] for name in ("A", "A-zero", "A-frozen", "A-separable")}
     assert len(set(shown.values())) == 4
-    assert shown["A-zero"].endswith("angles 0")
+    assert shown["A-zero"].endswith("at 0")
 
 
 @pytest.mark.parametrize("gradient", [False, True])

@@ -16,12 +16,12 @@ def parts(variant: str, settings: HeadSettings) -> list[tuple[str, str]]:
 def _layers(module: nn.Module) -> list[tuple[str, str]]:
     if isinstance(module, Beside):
         *before, (text, role) = _layers(module.inner) or [("nothing", "computed")]
-        return [*before, (f"{text}\nand its input" if not before else f"{text}\nand the features", role)]
+        return [*before, (f"{text}\n+ {'features' if before else 'its input'}", role)]
     if isinstance(module, nn.Sequential):
         return [part for child in module for part in _layers(child)]
     if is_circuit(module):
         trained = any(p.requires_grad for p in module.parameters())
-        angles = "" if trained else "\nangles drawn" if module.weights.any() else "\nangles 0"
+        angles = "" if trained else ", drawn" if module.weights.any() else ", at 0"
         text = f"{module.ansatz}\n{module.n_qubits} qubits\ndepth {module.depth}{angles}"
         return [(text, "circuit, trained" if trained else "computed")]
     if isinstance(module, nn.Linear):
