@@ -35,6 +35,12 @@ def test_the_first_sentence_is_the_answer(verdicts, begins):
     assert answer.sentences(comparisons(*verdicts))[0].startswith(begins)
 
 
+def test_settings_that_are_called_like_a_number_stay_text(tmp_path):
+    comparisons("lower", "equivalent").assign(settings="2019").to_csv(tmp_path / "comparisons.csv", index=False)
+    read = answer.read(tmp_path / "comparisons.csv")
+    assert answer.figure(read) is not None and set(read["settings"]) == {"2019"}
+
+
 def test_the_second_sentence_counts_the_rest():
     told = answer.sentences(comparisons("lower", "equivalent", "equivalent", "not distinguishable", "one split"))
     assert told[0].endswith("in none of 4 comparisons with models without it, and less often in 1.")

@@ -225,6 +225,23 @@ def test_who_learned_is_that_of_the_reference_results():
     assert f"zero changes {100 * changed:.2f} % of the test decisions" in " ".join(TEXT.split())
 
 
+def test_the_page_on_noise_says_what_the_reference_says():
+    tables = PROJECT / "results" / "reference" / "default" / "tables"
+    sentences = json.loads((tables / "noise.json").read_text(encoding="utf-8"))["answer"]
+    assert sentences and all(f"- {sentence}\n" in TEXT for sentence in sentences)
+    costs = pd.read_csv(tables / "noise_costs.csv").query("kind == 'device' and training == 'without noise'")
+    price = pd.read_csv(tables / "noise_price.csv").set_index("device")
+    published = costs[costs["model"] == "A, as published"].set_index("level")
+    for _, row in pd.read_csv(tables / "noise_devices.csv").iterrows():
+        cost, asked = published.loc[row["device"]], price.loc[row["device"]]
+        cells = [row["device"], row["generation"], row["calibrated"]]
+        cells += [f"{100 * row[name]:.2f}" for name in ("two-qubit error", "readout error")]
+        cells += [f"{round(100 * cost['accuracy_cost'], 1) + 0.0:+.1f}", f"{cost['loss_cost']:+.3f}"]
+        cells += [f"{asked[name]:,.0f}" for name in ("hours, training", "USD, training")]
+        assert f"| {' | '.join(cells)} |" in TEXT
+    assert (published["accuracy_cost"].abs() < 0.02).all()  # "moves the loss and hardly an image"
+
+
 def test_the_table_of_the_repair_is_that_of_the_reference():
     tables = PROJECT / "results" / "reference" / "default" / "tables"
     found = ladder_tables.summary(pd.read_csv(tables / "repair_levels.csv"), pd.read_csv(tables / "repair_final.csv"))

@@ -438,7 +438,7 @@ def sentences(table: pd.DataFrame, answered: pd.DataFrame, shares: pd.DataFrame)
 
 
 def _points(share: float) -> str:
-    return f"{100 * share + 0.0:+.1f} points"
+    return f"{round(100 * share, 1) + 0.0:+.1f} points"
 
 
 def pointers(table: pd.DataFrame, useful: float = 0.7) -> list[str]:

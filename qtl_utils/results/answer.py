@@ -9,6 +9,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from qtl_utils.results import plots, stats
+from qtl_utils.results.runs import GROUP
 from qtl_utils.study.names import NO_BACKBONE
 
 ENDS = {  # verdict -> in words, colour and marker
@@ -25,8 +26,8 @@ CAPTION = (
 
 
 def read(file: Path) -> pd.DataFrame:
-    """The table of comparisons of a study; a backbone called 'none' stays text."""
-    return pd.read_csv(file, keep_default_na=False, na_values=[""])
+    """The table of comparisons of a study; a backbone called 'none' and settings called '2019' stay text."""
+    return pd.read_csv(file, keep_default_na=False, na_values=[""], dtype=dict.fromkeys(GROUP, str))
 
 
 def sentences(comparisons: pd.DataFrame) -> list[str]:
