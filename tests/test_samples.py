@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import re
 
 import numpy as np
 import pennylane as qml
@@ -12,10 +13,13 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 from unchanged import unchanged
 
+from qtl_utils import QuantumLayer
 from qtl_utils import __main__ as cli
+from qtl_utils.circuits.channels import NoiseModel, depolarizing
 from qtl_utils.doctor import diagnose, repair
 from qtl_utils.doctor.faults import FAULTS, Circuit, adam, case, dressed, head, points, torch_connector
 from qtl_utils.doctor.losses import kind_of
+from qtl_utils.doctor.probe import without_noise
 from qtl_utils.doctor.samples import Nested, read_made
 
 X, Y = points(n=8)
@@ -398,6 +402,25 @@ def test_sampled_gradients_are_held_against_the_exact_one():
     )
     cosines = [float(f.evidence.split("cosine with the exact gradient ")[1]) for f in (few, many)]
     assert cosines[0] < 0.8 < 0.95 < cosines[1]
+
+
+def test_sampled_and_noisy_layers_of_our_own_are_looked_at():
+    torch.manual_seed(1)
+    noise = NoiseModel.after_every_gate(depolarizing(0.05))
+    layer = QuantumLayer(3, 2, simulator="density", noise=noise, shots=20, angle_init=0.5)
+    model = nn.Sequential(nn.Linear(X.shape[1], 3), nn.Tanh(), layer, nn.Linear(3, 2))
+    state = layer.draws.bit_generator.state
+    (found,) = diagnose(model, (X, Y), checks=["shot_noise"], budget=math.inf)
+    assert found.evidence.startswith("20 shots: signal to noise")
+    kept, cosine = re.search(r"noise alone leaves (\d+)% of the gradient, cosine (\S+)$", found.evidence).groups()
+    assert int(kept) > 0 and -1 <= float(cosine) <= 1
+    with without_noise(model):
+        clean = model(X)
+    exact = nn.Sequential(*model[:2], QuantumLayer(3, 2), model[3])
+    exact[2].weights.data.copy_(layer.weights.data)
+    assert torch.equal(clean, exact(X))
+    assert layer.simulator == "density" and layer.shots == 20 and layer.noise is noise  # left as they were
+    assert layer.draws.bit_generator.state == state
 
 
 class OneByOne(nn.Module):

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from qtl_utils.circuits import layer
 from qtl_utils.circuits.ansatze import make_circuit
 from qtl_utils.circuits.layer import QuantumLayer
 from qtl_utils.doctor.samples import Samples, call, leaves
@@ -76,6 +77,8 @@ class Site:
         """How often every expectation value is sampled; 0: it is exact."""
         if self.node is not None:
             return self.node.shots.total_shots or 0
+        if isinstance(self.module, QuantumLayer):
+            return self.module.shots or 0
         return _primitive_shots(getattr(self.module, "neural_network", None))
 
     @property
@@ -233,6 +236,7 @@ class _Watch(TorchFunctionMode):
         self.stack.append(module)
         if _is_circuit(module):
             self.inside += 1
+            _keep_draws(self.found, getattr(module, "draws", None))
 
     def _leave(self, name, module, args, out):
         self.stack.pop()
@@ -284,7 +288,7 @@ def _is_multiple(inputs: torch.Tensor, out: torch.Tensor) -> bool:
 
 def _is_circuit(module: nn.Module) -> bool:
     """Modules that are circuits by themselves; QNodes are seen when they are called."""
-    own = isinstance(module, QuantumLayer) and module.simulator in ("statevector", "qiskit")
+    own = isinstance(module, QuantumLayer) and (module.ours or module.simulator == "qiskit")
     return own or type(module).__name__ == "TorchConnector"
 
 
@@ -469,20 +473,43 @@ def _angles(tensor: torch.Tensor, owned: dict[int, nn.Parameter]) -> list[nn.Par
 
 @contextlib.contextmanager
 def exact_circuits() -> Iterator[None]:
-    """Inside, every QNode gives exact expectation values, however many shots it takes."""
+    """Inside, every QNode and QuantumLayer gives exact expectation values, however many shots it takes."""
     run = qml.QNode.__call__
+    simulate = layer.simulate_noisy
 
     def exact(node, *args, **kwargs):
         return run(qml.set_shots(node, shots=None) if node.shots else node, *args, **kwargs)
 
+    def exactly(program, inputs, weights, executor, *_, **__):
+        return simulate(program, inputs, weights, executor)
+
     qml.QNode.__call__ = exact
+    layer.simulate_noisy = exactly
     try:
         yield
     finally:
         qml.QNode.__call__ = run
+        layer.simulate_noisy = simulate
+
+
+@contextlib.contextmanager
+def without_noise(model: nn.Module) -> Iterator[None]:
+    """Inside, every QuantumLayer of `model` runs exactly and without noise."""
+    noisy = [m for m in model.modules() if isinstance(m, QuantumLayer) and m.ours and m.simulator != "statevector"]
+    kept = [dict(m.__dict__) for m in noisy]
+    for module in noisy:
+        module.run_on("statevector")
+    try:
+        yield
+    finally:
+        for module, state in zip(noisy, kept, strict=True):
+            module.__dict__.update(state)
 
 
 def _keep_generator(found: Observation, device) -> None:
-    generator = getattr(device, "_rng", None)
+    _keep_draws(found, getattr(device, "_rng", None))
+
+
+def _keep_draws(found: Observation, generator) -> None:
     if isinstance(generator, np.random.Generator) and all(g is not generator for g, _ in found.generators):
         found.generators.append((generator, copy.deepcopy(generator.bit_generator.state)))

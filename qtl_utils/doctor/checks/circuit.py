@@ -16,7 +16,7 @@ from qtl_utils.circuits.simulators import METHODS, Counts
 from qtl_utils.doctor.findings import Finding, check, fail, listed, ok, skipped, warn
 from qtl_utils.doctor.messages import short
 from qtl_utils.doctor.patient import FEW, Patient, alike
-from qtl_utils.doctor.probe import Site, exact_circuits, replaced_input, saved_by_circuits, used_method
+from qtl_utils.doctor.probe import Site, exact_circuits, replaced_input, saved_by_circuits, used_method, without_noise
 from qtl_utils.doctor.samples import call, leaves, picked
 
 REPEATS = 12  # of a sampled gradient: with few of them a ratio below 1 can pass for one above it
@@ -263,18 +263,37 @@ def shot_noise(p: Patient) -> Finding:
     evidence = f"{shots} shots: signal to noise {ratio:.2g} over {REPEATS} repeats of {len(p.few[0])} samples"
     if (cosine := _towards_exact(p, found)) is not None:
         evidence += f", cosine with the exact gradient {cosine:.2f}"
+    evidence += _left_by_noise(p)
     if ratio < 1 and (gate := _shiftless(p)):
         cause = f"{gate} behind a mid-circuit measurement has no shift rule: finite differences of sampled values"
         return fail(evidence, cause, "no shots, or a controlled rotation (qml.CRY) in place of measure and cond")
-    defaults = [s for s in p.seen.sites if s.shots and s.node is None]
+    defaults = [s for s in p.seen.sites if s.shots and s.kind == "TorchConnector"]
     if defaults and ratio < 10:
         cause = "the sampler or estimator of the network samples unless it is told otherwise"
         fix = "an exact one, such as EstimatorQNN with StatevectorEstimator(), or default_shots of 10,000 and more"
         return warn(f"{evidence}; two passes differ", cause, fix)
     if ratio < 1:
-        more = f"about {math.ceil(shots / max(ratio, 0.1) ** 2 * 9):,} shots for a ratio of 3"
+        enough = shots / max(ratio, 0.1) ** 2  # where signal and noise are as large as each other
+        more = f"about {math.ceil(enough):,} shots to point within 45 degrees, {math.ceil(9 * enough):,} within 18"
         return fail(evidence, "sampling noise is larger than the gradient", f"{more}, larger batches, or no shots")
     return ok(evidence)
+
+
+def _left_by_noise(p: Patient) -> str:
+    """What the noise of the model's own circuits leaves of the gradient, with any number of shots; '' without noise."""
+    if all(
+        getattr(s.module, "noise", None) is None and not getattr(s.module, "device_name", None) for s in p.seen.sites
+    ):
+        return ""
+    with exact_circuits():
+        _, noisy = p.gradients(*p.few)
+    with without_noise(p.model):
+        _, clean = p.gradients(*p.few)
+    noisy, clean = (torch.cat([grads[name].double().flatten() for name in p.angles]) for grads in (noisy, clean))
+    if not clean.any():
+        return ""
+    cosine = torch.cosine_similarity(noisy, clean, dim=0).item()
+    return f"; noise alone leaves {noisy.norm() / clean.norm():.0%} of the gradient, cosine {cosine:.2f}"
 
 
 def _towards_exact(p: Patient, found: torch.Tensor) -> float | None:
