@@ -26,14 +26,16 @@ WIDTH, GAP, LEFT = 1.2, 0.16, 0.45  # of boxes, of ten across
 
 
 def main() -> None:
-    """Writes the pictures, and the words of the first one into the README."""
+    """Writes the pictures, and the answer and the words of its picture into the README."""
     comparisons = answer.read(TABLES / "comparisons.csv")
     FIGURES.mkdir(exist_ok=True)
     for name, figure in (("answer", answer.figure(comparisons)), ("models", models())):
         figure.savefig(FIGURES / f"{name}.png", dpi=130, metadata={"Software": None})
     readme = PROJECT / "README.md"
     told = f"![{answer.in_words(comparisons)}](docs/figures/answer.png)"
+    said = f"<!-- answer -->\n{' '.join(answer.sentences(comparisons))}\n<!-- end -->"
     text = re.sub(r"!\[[^\]]*\]\(docs/figures/answer\.png\)", told, readme.read_text(encoding="utf-8"))
+    text = re.sub(r"<!-- answer -->.*?<!-- end -->", said, text, flags=re.DOTALL)
     readme.write_text(text, encoding="utf-8")
 
 
