@@ -137,10 +137,12 @@ set -- ${arguments[@]+"${arguments[@]}"}
 
 set_up
 case "${1:-}" in
-  test)
+  test) # a process per core, four at most, each with one thread; files of tests stay together
     shift
     cd "$HERE"
-    exec "$PYTHON" -m pytest "$@"
+    cores=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
+    export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+    exec "$PYTHON" -m pytest -n "$((cores < 4 ? cores : 4))" --dist loadfile "$@"
     ;;
   lab) # from the project's folder, as notebooks link to the glossary; workflow/jupyter answers the question about news
     shift

@@ -487,8 +487,11 @@ def test_layers_with_shots_train_copy_and_travel():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"noise": DAMPED}, "noise and shots need simulator='density', not 'statevector'"),
-        ({"shots": 10, "simulator": "default.mixed"}, "noise and shots need simulator='density', not 'default.mixed'"),
+        ({"noise": DAMPED}, "noise needs simulator='density', not 'statevector'"),
+        (
+            {"shots": 10, "simulator": "default.mixed"},
+            "shots need simulator='density' or 'device', not 'default.mixed'",
+        ),
         ({"shots": 10, "simulator": "density", "diff_method": "adjoint"}, "'adjoint' needs exact values"),
         ({"shots": 0, "simulator": "density"}, "shots must be a whole number from 1 on"),
         ({"simulator": "density", "diff_method": "hadamard"}, "density differentiates by adjoint, .*not by 'hadamard'"),

@@ -38,5 +38,5 @@ def test_what_has_no_images_has_no_thumbnails(dataset):
 
 
 def test_nothing_is_downloaded(monkeypatch, tmp_path):
-    monkeypatch.setattr(module, "PROJECT", tmp_path)
+    monkeypatch.setattr(module, "FOLDER", tmp_path)
     assert thumbnails(DataConfig(dataset="hymenoptera"), ["train/ants/1.jpg"]) == {}

@@ -11,7 +11,7 @@ from PIL import Image
 from qtl_utils.data.datasets import DATASETS, load_dataset
 from qtl_utils.data.images import read_image
 from qtl_utils.study.config import DataConfig
-from qtl_utils.study.paths import PROJECT
+from qtl_utils.study.paths import FOLDER
 
 SIDE = 72  # pixels of the longer side
 LARGE = 160  # the same, of pictures that are looked at one by one
@@ -37,7 +37,7 @@ def thumbnails(config: DataConfig, ids: Sequence[str]) -> dict[str, bytes]:
 
 def _would_download(config: DataConfig) -> bool:
     cached = "cache_dir" in inspect.signature(DATASETS[config.dataset]).parameters
-    return cached and config.data_dir is None and not (PROJECT / "data" / config.dataset).is_dir()
+    return cached and config.data_dir is None and not (FOLDER / "data" / config.dataset).is_dir()
 
 
 def _small(image: Image.Image) -> bytes:

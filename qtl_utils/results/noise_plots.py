@@ -31,7 +31,7 @@ def _looks(models) -> dict[str, dict]:
 
 @_styled
 def costs(table: pd.DataFrame, value: str = "accuracy") -> Figure:
-    """`value` of every model against shots, against gate noise, and on every device.
+    """Accuracy (or loss: `value`) of every model against shots, against gate noise, and on every device.
 
     table: a row per model, `kind`, `level` and `training`, as `noise.costs` gives it. Filled: trained without noise;
     open: trained under it. A model without a circuit is a line.
