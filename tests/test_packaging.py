@@ -17,8 +17,8 @@ from qtl_utils.study import paths
 from qtl_utils.study.paths import PROJECT
 
 LEFT_OUT = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", ".snakemake")
-PARTS = ("qtl_utils", "notebooks", "report", "studies", "workflow", "results/reference")
-PARTS += ("README.md", "LICENSE", "CITATION.cff", "pyproject.toml", "setup.py", "requirements.lock")
+PARTS = ("qtl_utils", "notebooks", "report", "studies", "workflow", "docs", "results/reference")
+PARTS += ("ARCHITECTURE.md", "README.md", "LICENSE", "CITATION.cff", "pyproject.toml", "setup.py", "requirements.lock")
 TINY = {
     "description": "One head on shipped features.",
     "datasets": {"insects": {"dataset": "ants_bees", "n_splits": 2}},

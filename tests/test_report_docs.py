@@ -63,3 +63,7 @@ def test_code_is_left_as_it_is(pages):
 def test_a_project_without_docs_has_none(monkeypatch, tmp_path):
     monkeypatch.setattr(report_docs, "DOCS", PROJECT / "no such folder")
     assert report_docs.copy_docs(tmp_path / "docs", [], tmp_path) == {}
+
+
+def test_a_picture_that_does_not_ship_is_told_by_its_caption(tmp_path):
+    assert report_docs._picture(tmp_path / "none.png", "A minus C", tmp_path) == "*A minus C.*"

@@ -14,8 +14,11 @@ from qtl_utils.study.paths import PROJECT
 DOCS = PROJECT / "docs"
 KEYS = "study_keys"  # a page made from the settings themselves
 GROUPS = {  # of the report's table of contents; pages that are not named here come last in the first group
-    "How to": ["running", "own_pictures", "own_images", "own_circuit", "own_variant", "own_model", "scaling_out", KEYS],
-    "How it works": ["model", "simulator", "differentiation", "statistics", "reproducibility"],
+    "How to": [
+        *("running", "own_pictures", "own_images", "own_circuit", "own_variant", "own_model", "scaling_out"),
+        *("teaching", "pennylane_device", "archive", KEYS),
+    ],
+    "How it works": ["model", "simulator", "differentiation", "noise", "statistics", "reproducibility"],
     "Reference results": ["what_came_out", "from_2019_to_better", "who_learned"],
 }
 LINK = re.compile(r"(?P<picture>!?)\[(?P<text>[^\]]*)\]\((?!https?:|#)(?P<target>[^)\s]+)\)")
@@ -43,7 +46,8 @@ def grouped(titles: dict[str, str]) -> dict[str, list[dict[str, str]]]:
     """Pages (name -> title) in the order of GROUPS, with those that it does not name at the end of the first group."""
     named = [name for names in GROUPS.values() for name in names]
     first, *_ = GROUPS
-    order = {group: [*names, *(titles.keys() - set(named) if group == first else ())] for group, names in GROUPS.items()}
+    others = sorted(titles.keys() - set(named))
+    order = {group: [*names, *(others if group == first else ())] for group, names in GROUPS.items()}
     return {
         group: [{"name": name, "title": titles[name]} for name in names if name in titles]
         for group, names in order.items()
@@ -77,7 +81,12 @@ def _turned(link: re.Match, notebooks: Sequence[Path], extra: Path) -> str:
 
 
 def _picture(source: Path, caption: str, extra: Path) -> str:
-    """HTML of a picture in results/reference/, with the table of the same name beside it or in tables/."""
+    """HTML of a picture in results/reference/, with the table of the same name beside it or in tables/.
+
+    An installed package ships the tables without the pictures: what the picture shows is said instead.
+    """
+    if not source.is_file():
+        return f"*{caption}.*"
     image = f"figures/docs-{source.name}"
     report_figures.save_small(source.read_bytes(), extra / image)
     name = report_figures.TABLES.get(f"plots.{source.stem}", source.stem)
