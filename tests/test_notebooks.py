@@ -12,7 +12,7 @@ from qtl_utils.doctor.diagnosis import diagnose
 from qtl_utils.doctor.faults import FAULTS, head, points
 from qtl_utils.doctor.findings import CHECKS
 from qtl_utils.doctor.messages import KNOWN_ERRORS
-from qtl_utils.study.config import RunConfig
+from qtl_utils.study.config import RunConfig, TrainConfig
 from qtl_utils.study.notebook import check_parameters, declared_parameters, modules_used
 from qtl_utils.study.paths import PROJECT
 from qtl_utils.study.sections import NOTEBOOKS, SimulatorsConfig, declared, sections
@@ -243,3 +243,21 @@ def test_the_lab_opens_there_and_asks_nothing_about_news():
     file = PROJECT / "workflow" / "jupyter" / "labconfig" / "default_setting_overrides.json"
     (settings,) = json.loads(file.read_text(encoding="utf-8")).values()
     assert settings == {"fetchNews": "false", "checkForUpdates": False}
+
+
+@every_notebook
+def test_its_settings_are_those_of_a_training_where_they_have_its_names(path):
+    first = [cell for cell in cells(path, "code") if "parameters" in cell["metadata"].get("tags", [])]
+    known = {}
+    exec(first[0]["source"], known)
+    calls = [
+        node
+        for tree in syntax(path)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node).startswith("page.settings(TrainConfig")
+    ]
+    for call in calls:
+        given = {keyword.arg for keyword in call.keywords}
+        if None not in given:  # else some are spread from a dict
+            taken = {name: known[name] for name in TrainConfig.model_fields if name in known and name not in given}
+            TrainConfig(**{"variants": ["A"]} | taken)
