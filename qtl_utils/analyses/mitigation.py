@@ -102,7 +102,7 @@ def trex_factors(program: NoisyProgram, shots: int, rng: np.random.Generator) ->
 def summary(metrics: pd.DataFrame) -> pd.DataFrame:
     """A row per device and mitigation: executions a prediction, error of the outputs, accuracy, loss, and the gains.
 
-    `gain`, `loss_gain`: paired differences to no mitigation, with `low`, `high`; Holm-adjusted over all of them.
+    `gain`, `loss_gain`: paired differences to no mitigation, with `gain_low`, `gain_high`; Holm-adjusted over all of them.
     """
     rows = []
     tests = []
@@ -114,7 +114,8 @@ def summary(metrics: pd.DataFrame) -> pd.DataFrame:
             pair = " | ".join((model, device, mitigation)), " | ".join((model, device, NONE))
             tests.append(stats.paired(metrics, *pair))
             loss = stats.paired(metrics, *pair, "loss")
-            row |= {"gain": tests[-1].value, "low": tests[-1].low, "high": tests[-1].high, "loss_gain": loss.value}
+            row |= {"gain": tests[-1].value, "gain_low": tests[-1].low, "gain_high": tests[-1].high}
+            row["loss_gain"] = loss.value
         rows.append(row)
     adjusted = iter(stats.together(tests))
     verdicts = [stats.verdict(next(adjusted)) if row["mitigation"] != NONE else "" for row in rows]

@@ -331,7 +331,7 @@ def directions(
 
     Of the loss of a batch, of `heads` untrained heads, `repeats` estimates each. `snr`: |noisy exact gradient| over the
     root mean square distance of estimates from it. `cosine`: with the gradient without noise and shots, mean over
-    heads, its interval in `low`, `high`; `cosine_exact` what it is with any number of shots, and `kept` how long the
+    heads, its interval in `cosine_low`, `cosine_high`; `cosine_exact` what it is with any number of shots, and `kept` how long the
     gradient is then against that without noise. `executions`: circuits times
     shots that one gradient of the angles takes.
     """
@@ -353,7 +353,8 @@ def directions(
                 cosines.append(np.mean([_cosine(one, wanted) for one in drawn]))
             low, high = stats.t_interval(np.mean(cosines), np.std(cosines, ddof=1) / heads**0.5, heads - 1)
             row = {"device": str(condition.level) or EXACT, "method": method, "shots": n, "executions": circuits * n}
-            row |= {"snr": np.mean(snr), "cosine": np.mean(cosines), "low": low, "high": high}
+            row |= {"snr": np.mean(snr), "cosine": np.mean(cosines)}
+            row |= {"cosine_low": low, "cosine_high": high}
             rows.append(row | {"cosine_exact": cosine_exact, "kept": kept})
     return pd.DataFrame(rows)
 
