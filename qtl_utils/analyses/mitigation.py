@@ -102,7 +102,7 @@ def trex_factors(program: NoisyProgram, shots: int, rng: np.random.Generator) ->
 def summary(metrics: pd.DataFrame) -> pd.DataFrame:
     """A row per device and mitigation: executions a prediction, error of the outputs, accuracy, loss, and the gains.
 
-    `gain`, `loss_gain`: paired differences to no mitigation, with `gain_low`, `gain_high`; Holm-adjusted over all of them.
+    `gain`, `loss_gain`: paired differences to no mitigation, with `gain_low`, `gain_high`; Holm-adjusted over all.
     """
     rows = []
     tests = []

@@ -331,9 +331,9 @@ def directions(
 
     Of the loss of a batch, of `heads` untrained heads, `repeats` estimates each. `snr`: |noisy exact gradient| over the
     root mean square distance of estimates from it. `cosine`: with the gradient without noise and shots, mean over
-    heads, its interval in `cosine_low`, `cosine_high`; `cosine_exact` what it is with any number of shots, and `kept` how long the
-    gradient is then against that without noise. `executions`: circuits times
-    shots that one gradient of the angles takes.
+    heads, its interval in `cosine_low`, `cosine_high`; `cosine_exact` what it is with any number of shots, and `kept`
+    how long the gradient is then against that without noise. `executions`: circuits times shots that one gradient of
+    the angles takes.
     """
     program = program_of(condition, subject.config)
     problems = [_problem(subject, inputs, seed, batch) for seed in range(heads)]
