@@ -1,6 +1,7 @@
 """What the tests share: the real images and weights where present, and the `--slow` switch."""
 
 import os
+import socket
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded: tests run beside each other
@@ -25,6 +26,17 @@ def existing(path, variable):
     if not path.exists():
         pytest.skip(f"{path} is absent; set {variable}")
     return path
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """Whoever asks a network fails."""
+
+    def refuse(*arguments, **options):
+        raise AssertionError("a network was asked")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """Devices: transpiled circuits with a calibration's noise against Qiskit Aer, and everything without a network."""
 
-import socket
 from dataclasses import fields
 from functools import cache
 from types import SimpleNamespace
@@ -42,13 +41,7 @@ from qtl_utils.training.variants import head_settings
 WIRES, DEPTH = 4, 2
 
 
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch):
-    def refuse(*arguments, **options):
-        raise AssertionError("a network was asked")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+pytestmark = pytest.mark.usefixtures("no_network")
 
 
 @cache

@@ -7,8 +7,7 @@ import torch
 from test_attribution import CONFIG, INPUTS
 
 from qtl_utils.analyses import mitigation, noise
-from qtl_utils.circuits.channels import Readout
-from qtl_utils.circuits.noisy_program import compile_noisy
+from qtl_utils.circuits.devices import confusion_matrix, load_backend, noisy_program
 from qtl_utils.results import noise_plots, stats
 
 SETTINGS = CONFIG.model_copy(update={"epochs": 2, "depth": 2})
@@ -125,20 +124,19 @@ def test_a_price_is_times_and_rates(heads):
 
 
 def test_readout_mitigation_undoes_readout_errors():
-    import pennylane as qml
-
-    def circuit(inputs, weights):
-        qml.RY(inputs[..., 0], wires=0)
-        return [qml.expval(qml.PauliZ(0))]
-
-    errors = noise.NoiseModel(readout=(Readout(0.1, 0.3),))
-    program = compile_noisy(circuit, 1, (0,), errors)
-    inputs = torch.linspace(0, 3, 5, dtype=torch.float64)[:, None]
-    weights = torch.zeros(0, dtype=torch.float64)
-    read = noise.simulate_noisy(mitigation.symmetric(program), inputs, weights)
-    np.testing.assert_allclose(read, 0.6 * inputs.cos(), atol=1e-12)
-    (factor,) = mitigation.trex_factors(program, 200_000, np.random.default_rng(0))
-    assert factor == pytest.approx(1 / 0.6, abs=0.02)
+    plain = noise.transpiled(DEVICE, SETTINGS)
+    without_gates = {"gate_error": False, "thermal_relaxation": False}
+    program = noisy_program(plain, load_backend(DEVICE), **without_gates, twirled=True)
+    exact = noise.program_of(noise.NOTHING, SETTINGS)
+    inputs = torch.linspace(-1, 1, 5 * SETTINGS.n_qubits, dtype=torch.float64).reshape(5, -1)
+    weights = torch.full(exact.weight_shape, 0.3, dtype=torch.float64)
+    wanted = noise.simulate_noisy(exact, inputs, weights)
+    wrong = [confusion_matrix(load_backend(DEVICE), plain.qubits[wire]) for wire in range(SETTINGS.n_qubits)]
+    left = np.array([1 - matrix[1, 0] - matrix[0, 1] for matrix in wrong])
+    assert (left < 0.99).all() and any(matrix[1, 0] != matrix[0, 1] for matrix in wrong)
+    np.testing.assert_allclose(noise.simulate_noisy(program, inputs, weights), left * wanted.numpy(), atol=1e-10)
+    factors = mitigation.trex_factors(program, 200_000, np.random.default_rng(0))
+    np.testing.assert_allclose(factors, 1 / left, atol=0.005)  # four standard errors
 
 
 def test_folding_multiplies_the_two_qubit_gates_and_their_noise():

@@ -8,9 +8,8 @@ import pandas as pd
 import pennylane as qml
 
 from qtl_utils.analyses.attribution import Trained
-from qtl_utils.analyses.noise import NOTHING, opened, program_of, tested_metrics
+from qtl_utils.analyses.noise import NOTHING, opened, program_of, tested_metrics, transpiled
 from qtl_utils.circuits import devices
-from qtl_utils.circuits.ansatze import ANSATZE, make_circuit
 from qtl_utils.circuits.noisy_program import NoisyProgram
 from qtl_utils.results import stats
 from qtl_utils.study.config import TrainConfig
@@ -33,13 +32,12 @@ def mitigations(
     config = heads.config
     exact = cut.outputs(program_of(NOTHING, config))
     rng = np.random.default_rng(seed)
-    plain = [folded(device_name, config, factor) for factor in FACTORS]
-    twirled = [symmetric(program) for program in plain]
-    factors = trex_factors(plain[0], calibration, rng)
-    read = {
-        kind: np.stack([cut.outputs(program, shots, rng) for program in programs])
-        for kind, programs in (("plain", plain), ("twirled", twirled))
+    programs = {
+        kind: [folded(device_name, config, factor, kind == "twirled") for factor in FACTORS]
+        for kind in ("plain", "twirled")
     }
+    factors = trex_factors(programs["twirled"][0], calibration, rng)
+    read = {kind: np.stack([cut.outputs(program, shots, rng) for program in own]) for kind, own in programs.items()}
     by_line = partial(qml.noise.poly_extrapolate, np.array(FACTORS, float), order=1)
     found = {
         NONE: (read["plain"][0], 1),
@@ -56,43 +54,21 @@ def mitigations(
     return pd.concat(frames, ignore_index=True)
 
 
-def folded(device_name: str, config: TrainConfig, factor: int) -> NoisyProgram:
-    """The circuit on a device, every two-qubit gate `factor` times, by Qiskit's gate folding."""
+def folded(device_name: str, config: TrainConfig, factor: int, twirled: bool = False) -> NoisyProgram:
+    """The circuit of a study on a device, every two-qubit gate `factor` times, by Qiskit's gate folding."""
     from qiskit.transpiler import PassManager
     from qiskit_mitigation.zne.gate_folding import GateFoldingPass
 
-    shape = ANSATZE[config.ansatz].shape(config.n_qubits, config.depth)
-    circuit = make_circuit(config.ansatz, config.encoding, config.n_qubits)
-    backend = devices.load_backend(device_name)
-    transpiled = devices.transpile_to(backend, circuit, config.n_qubits, shape)
-    longer = PassManager([GateFoldingPass(factor)]).run(transpiled.circuit)
-    return devices.noisy_program(replace(transpiled, circuit=longer), backend)
-
-
-def symmetric(program: NoisyProgram) -> NoisyProgram:
-    """`program` with readout errors twirled: half the shots measure every qubit flipped, and flip the bit back.
-
-    Every Z is then only shortened, by 1 - p(1|0) - p(0|1), and no longer shifted.
-    """
-    measurement = program.measurement
-    confusion = tuple((matrix + matrix[::-1, ::-1]) / 2 for matrix in measurement.confusion)
-    left = np.array([2 * matrix[0, 0] - 1 for matrix in confusion])
-    strings = np.arange(measurement.values.shape[1])
-    parity = np.bitwise_count(strings[:, None] & strings) % 2
-    shares = measurement.values @ (1.0 - 2.0 * parity) / len(strings)  # of every product of Z in every output
-    inside = strings[:, None] >> np.arange(len(left)) & 1  # (words, wires)
-    readout = shares * np.prod(np.where(inside, left, 1.0), axis=1)
-    words = tuple(int(sum(3 * 4**w for w, one in zip(measurement.wires, row, strict=True) if one)) for row in inside)
-    changed = replace(measurement, confusion=confusion)
-    offsets = np.zeros(len(readout))
-    return replace(program, words=words, readout=readout, offsets=offsets, measurement=changed)
+    plain = transpiled(device_name, config)
+    longer = PassManager([GateFoldingPass(factor)]).run(plain.circuit)
+    return devices.noisy_program(replace(plain, circuit=longer), devices.load_backend(device_name), twirled=twirled)
 
 
 def trex_factors(program: NoisyProgram, shots: int, rng: np.random.Generator) -> np.ndarray:
-    """What each output is multiplied by, from `shots` twirled shots of |0...0>, by Qiskit's TREX."""
+    """What each output is multiplied by, from `shots` shots of |0...0> of a twirled program, by Qiskit's TREX."""
     from qiskit_mitigation import TREX
 
-    wrong = np.array([matrix[1, 0] + matrix[0, 1] for matrix in program.measurement.confusion]) / 2
+    wrong = np.array([matrix[1, 0] for matrix in program.measurement.confusion])
     n = len(wrong)
     flips = rng.random((1, shots, n)) < wrong
     letters = ["".join("Z" if w == wire else "I" for w in reversed(range(n))) for wire in range(n)]

@@ -17,11 +17,11 @@ from torch.nn.functional import cross_entropy
 from qtl_utils.analyses.attribution import Trained, first_layers, own_rates
 from qtl_utils.analyses.ladder import unmixed_depth
 from qtl_utils.circuits import device_costs, devices
-from qtl_utils.circuits.ansatze import ANSATZE, make_circuit
 from qtl_utils.circuits.channels import NoiseModel, depolarizing
 from qtl_utils.circuits.density import executions, simulate_noisy
 from qtl_utils.circuits.layer import QuantumLayer
 from qtl_utils.circuits.noisy_program import NoisyProgram, compile_noisy
+from qtl_utils.circuits.simulators import study_task
 from qtl_utils.models.devices import find_device
 from qtl_utils.models.heads import Beside, circuit_angles, make_head
 from qtl_utils.results import stats
@@ -118,15 +118,23 @@ def depolarised(strength: float) -> NoiseModel:
 
 def program_of(condition: Condition, config: TrainConfig) -> NoisyProgram:
     """The circuit of a study under `condition`."""
-    return _program(condition, config.ansatz, config.encoding, config.n_qubits, config.depth)
-
-
-@lru_cache(maxsize=128)
-def _program(condition: Condition, ansatz: str, encoding: str, n_qubits: int, depth: int) -> NoisyProgram:
-    circuit = make_circuit(ansatz, encoding, n_qubits), n_qubits, ANSATZE[ansatz].shape(n_qubits, depth)
     if condition.kind.startswith(DEVICE):
-        return devices.device_program(*circuit, condition.level, **PARTS.get(condition.kind, {}))
-    return compile_noisy(*circuit, depolarised(condition.level) if condition.kind == GATES else None)
+        backend = devices.load_backend(condition.level)
+        return devices.noisy_program(transpiled(condition.level, config), backend, **PARTS.get(condition.kind, {}))
+    task = study_task(config.ansatz, config.encoding, config.n_qubits, config.depth)
+    noise = depolarised(condition.level) if condition.kind == GATES else None
+    return compile_noisy(task.circuit, task.n_qubits, task.weight_shape, noise)
+
+
+def transpiled(name: str, config: TrainConfig) -> devices.Transpiled:
+    """The circuit of a study as a device runs it."""
+    return _transpiled(name, config.ansatz, config.encoding, config.n_qubits, config.depth)
+
+
+@lru_cache(maxsize=64)  # by what the circuit depends on: placing it on a device takes longest
+def _transpiled(name: str, *circuit) -> devices.Transpiled:
+    task = study_task(*circuit)
+    return devices.transpile_to(devices.load_backend(name), task.circuit, task.n_qubits, task.weight_shape)
 
 
 # ---- trained, and seen -----------------------------------------------------------------------------------------------
@@ -281,13 +289,6 @@ def readout_shares(table: pd.DataFrame) -> pd.DataFrame:
 
 
 # ---- devices ---------------------------------------------------------------------------------------------------------
-
-
-def transpiled(name: str, config: TrainConfig) -> devices.Transpiled:
-    """The circuit of a study as a device runs it."""
-    shape = ANSATZE[config.ansatz].shape(config.n_qubits, config.depth)
-    circuit = make_circuit(config.ansatz, config.encoding, config.n_qubits)
-    return devices.transpile_to(devices.load_backend(name), circuit, config.n_qubits, shape)
 
 
 def device_row(name: str, config: TrainConfig) -> dict:

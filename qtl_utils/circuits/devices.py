@@ -207,9 +207,12 @@ def device_program(
 
 
 def noisy_program(
-    transpiled: Transpiled, backend, gate_error=True, thermal_relaxation=True, readout_error=True
+    transpiled: Transpiled, backend, gate_error=True, thermal_relaxation=True, readout_error=True, twirled=False
 ) -> NoisyProgram:
-    """A transpiled circuit with its noise, on the qubits that it touches; ValueError where these are too many."""
+    """A transpiled circuit with its noise, on the qubits that it touches; ValueError where these are too many.
+
+    twirled: half the shots measure every qubit flipped, and flip the bit back, so that both bits are misread alike.
+    """
     if len(transpiled.qubits) > MOST_QUBITS:
         raise ValueError(
             f"the circuit touches {len(transpiled.qubits)} qubits of {backend.name}, and density matrices go up to "
@@ -217,7 +220,8 @@ def noisy_program(
         )
 
     def confusion(wire: int) -> np.ndarray:
-        return confusion_matrix(backend, transpiled.qubits[wire]) if readout_error else np.eye(2)
+        found = confusion_matrix(backend, transpiled.qubits[wire]) if readout_error else np.eye(2)
+        return (found + found[::-1, ::-1]) / 2 if twirled else found
 
     noise = GateNoise(transpiled.target, gate_error, thermal_relaxation)
     shapes = len(transpiled.inputs), transpiled.weight_shape, len(transpiled.qubits)

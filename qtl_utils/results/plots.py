@@ -53,7 +53,7 @@ STYLE = {
 class Figure(mpl.figure.Figure):
     """A matplotlib figure that a notebook shows wherever it is displayed, without pyplot.
 
-    It is laid out once, when it is first drawn: every further drawing takes a fourth of the time.
+    It is laid out once, when it is first saved or shown: working out where everything goes takes longer than drawing it.
     """
 
     def savefig(self, *args, **options):
