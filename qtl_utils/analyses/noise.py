@@ -4,7 +4,7 @@ A `Subject` is a model with its settings, a `Condition` what its circuit meets. 
 arm (`arm`), so that `stats` pairs arms over the same seeds and splits.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
@@ -25,21 +25,31 @@ from qtl_utils.circuits.simulators import study_task
 from qtl_utils.models.devices import find_device
 from qtl_utils.models.heads import Beside, circuit_angles, make_head
 from qtl_utils.results import stats
+from qtl_utils.results.noise_tables import (
+    CLASSICAL,
+    DEVICE,
+    EXACT,
+    GATES,
+    GATES_ONLY,
+    PUBLISHED,
+    READOUT_ONLY,
+    REPAIRED,
+    SHOTS,
+    WITHOUT,
+    ZERO,
+    arm,
+)
 from qtl_utils.study.config import TrainConfig
 from qtl_utils.training.fits import make_replicas, stack_indices
 from qtl_utils.training.inputs import Inputs, head_features
 from qtl_utils.training.variants import fit_frozen, head_settings
 
-PUBLISHED = "A, as published"
-REPAIRED = "A, repaired"
-ZERO = "A-zero, as published"
-CLASSICAL = "C"
-WITHOUT, UNDER = "without noise", "under it"  # how a head was trained
-EXACT, SHOTS, GATES, DEVICE = "no noise", "shots", "gate noise", "device"  # kinds of conditions
 PARTS = {  # of what a device does -> what is left out
-    "device, gates only": {"readout_error": False},
-    "device, readout only": {"gate_error": False, "thermal_relaxation": False},
+    GATES_ONLY: {"readout_error": False},
+    READOUT_ONLY: {"gate_error": False, "thermal_relaxation": False},
 }
+AS_DEAR = "spsa, as many circuits"  # random directions for as many circuits as parameter shift runs
+SAMPLED = ("parameter-shift", "spsa", AS_DEAR)  # ways to a gradient from samples
 CIRCUIT = 2  # the place of the circuit in heads that have one
 
 
@@ -205,87 +215,26 @@ def _layer(head: nn.Module) -> QuantumLayer:
 
 
 def seen(name: str, heads: Trained, condition: Condition, training: str = WITHOUT, seed: int = 0) -> pd.DataFrame:
-    """Metrics of trained heads whose circuits are under `condition`, the arm as `arm` names it."""
+    """Metrics of trained heads whose circuits are under `condition`, the arm as `arm` names it.
+
+    `changed`: the share of test decisions that are others than without noise.
+    """
     keys = {"model": name, "kind": condition.kind, "level": str(condition.level), "training": training}
     if condition == NOTHING:
-        return heads.metrics(arm(**keys), **keys)
+        return heads.metrics(arm(**keys), **keys, changed=0.0)
     cut = opened(heads)
-    outputs = cut.outputs(program_of(condition, heads.config), condition.shots, seed)
-    return tested_metrics(heads, arm(**keys), cut.logits(outputs), **keys)
+    logits = cut.logits(cut.outputs(program_of(condition, heads.config), condition.shots, seed))
+    known = np.isfinite(logits).all(-1)
+    other = logits[known].argmax(-1) != heads.fit.logits["last"][known].argmax(-1)
+    # heads that were trained under noise have no logits without it to compare with
+    changed = other.mean() if training == WITHOUT else np.nan
+    return tested_metrics(heads, arm(**keys), logits, **keys, changed=changed)
 
 
 def tested_metrics(heads: Trained, name: str, logits: np.ndarray, **keys) -> pd.DataFrame:
     """`Trained.metrics` of logits that are known of test samples alone: of the other subsets only `n` is told."""
     with np.errstate(invalid="ignore"):
         return heads.metrics(name, logits, **keys)
-
-
-def arm(model: str, kind: str, level: str | float, training: str) -> str:
-    """What a model under a condition is called in metrics."""
-    return f"{model} | {kind} | {level} | {training}"
-
-
-# ---- what it costs ---------------------------------------------------------------------------------------------------
-
-
-def costs(metrics: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy and loss of every arm with intervals, and what it lost against the same model without noise.
-
-    `accuracy_cost` and `loss_cost`: paired differences to that, over the same seeds and splits, with `_low`, `_high`.
-    """
-    rows = []
-    keys = ["model", "kind", "level", "training"]
-    parts = dict(list(metrics.groupby("variant", sort=False)))
-    for values in metrics[keys].drop_duplicates().itertuples(index=False):
-        row = dict(zip(keys, values, strict=True))
-        name, exact = arm(**row), arm(row["model"], EXACT, "", WITHOUT)
-        part, both = parts[name], pd.concat([parts[name], parts[exact]])
-        for metric in ("accuracy", "loss"):
-            found = stats.summary(part, metric=metric).iloc[0]
-            row |= {metric: found["mean"], f"{metric}_low": found["low"], f"{metric}_high": found["high"]}
-            if name != exact:
-                test = stats.paired(both, name, exact, metric)
-                row |= {f"{metric}_cost": test.value, f"{metric}_cost_low": test.low, f"{metric}_cost_high": test.high}
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def answers(metrics: pd.DataFrame) -> pd.DataFrame:
-    """Two families of comparisons, Holm-adjusted each: a row a model and device.
-
-    "costs": on the device against without noise, as trained; "training": trained under the device's noise against
-    trained without, both on the device.
-    """
-    met = metrics[metrics["kind"] == DEVICE]
-    families: dict[str, list] = {"costs": [], "training": []}
-    for model, level, training in met[["model", "level", "training"]].drop_duplicates().itertuples(index=False):
-        on = arm(model, DEVICE, level, training)
-        if training == WITHOUT:
-            families["costs"].append((model, level, on, arm(model, EXACT, "", WITHOUT)))
-        else:
-            families["training"].append((model, level, on, arm(model, DEVICE, level, WITHOUT)))
-    rows = []
-    for question, wanted in families.items():
-        tests = stats.together([stats.paired(metrics, a, b) for _, _, a, b in wanted])
-        for (model, level, _, _), test in zip(wanted, tests, strict=True):
-            named = {"question": question, "model": model, "device": level}
-            rows.append(named | vars(test) | {"verdict": stats.verdict(test)})
-    return pd.DataFrame(rows)
-
-
-def readout_shares(table: pd.DataFrame) -> pd.DataFrame:
-    """What a device costs, what its gates cost alone and what its readout does: a row per model and device."""
-    found = table[table["training"] == WITHOUT].set_index(["model", "kind", "level"])
-    rows = []
-    for model, kind, level in found.index:
-        if kind != DEVICE:
-            continue
-        row = {"model": model, "device": level}
-        for column, part in {"whole": DEVICE, "gates": "device, gates only", "readout": "device, readout only"}.items():
-            one = found.loc[(model, part, level)]
-            row |= {f"accuracy, {column}": one["accuracy_cost"], f"loss, {column}": one["loss_cost"]}
-        rows.append(row)
-    return pd.DataFrame(rows)
 
 
 # ---- devices ---------------------------------------------------------------------------------------------------------
@@ -334,7 +283,7 @@ def directions(
     root mean square distance of estimates from it. `cosine`: with the gradient without noise and shots, mean over
     heads, its interval in `cosine_low`, `cosine_high`; `cosine_exact` what it is with any number of shots, and `kept`
     how long the gradient is then against that without noise. `executions`: circuits times shots that one gradient of
-    the angles takes.
+    the angles takes. methods: of SAMPLED.
     """
     program = program_of(condition, subject.config)
     problems = [_problem(subject, inputs, seed, batch) for seed in range(heads)]
@@ -343,21 +292,29 @@ def directions(
     cosine_exact = np.mean([_cosine(a, b) for a, b in zip(noisy, clean, strict=True)])
     kept = np.mean([a.norm() / b.norm() for a, b in zip(noisy, clean, strict=True)])
     rows = []
-    for method in methods:
-        circuits = executions(program, method, inputs=False) * batch
+    for name in methods:
+        method, ways = _sampled(name, program)
+        circuits = executions(program, method, inputs=False, directions=ways) * batch
         for n in shots:
             snr, cosines = [], []
             for number, (problem, true, wanted) in enumerate(zip(problems, noisy, clean, strict=True)):
                 rng = np.random.default_rng([number, n])
-                drawn = torch.stack([problem(program, method, n, rng) for _ in range(repeats)])
+                drawn = torch.stack([problem(program, method, n, rng, ways) for _ in range(repeats)])
                 snr.append((true.norm() / (drawn - true).square().sum(-1).mean().sqrt()).item())
                 cosines.append(np.mean([_cosine(one, wanted) for one in drawn]))
             low, high = stats.t_interval(np.mean(cosines), np.std(cosines, ddof=1) / heads**0.5, heads - 1)
-            row = {"device": str(condition.level) or EXACT, "method": method, "shots": n, "executions": circuits * n}
+            row = {"device": str(condition.level) or EXACT, "method": name, "shots": n, "executions": circuits * n}
             row |= {"snr": np.mean(snr), "cosine": np.mean(cosines)}
             row |= {"cosine_low": low, "cosine_high": high}
             rows.append(row | {"cosine_exact": cosine_exact, "kept": kept})
     return pd.DataFrame(rows)
+
+
+def _sampled(name: str, program: NoisyProgram) -> tuple[str, int]:
+    """Method and number of random directions of a row of SAMPLED."""
+    if name != AS_DEAR:
+        return name, 1
+    return "spsa", max(1, (executions(program, "parameter-shift", inputs=False) - 1) // 2)
 
 
 def _problem(subject: Subject, inputs: Inputs, seed: int, batch: int):
@@ -374,9 +331,10 @@ def _problem(subject: Subject, inputs: Inputs, seed: int, batch: int):
         angles = head[:CIRCUIT](features[samples])
     bypass = isinstance(head[CIRCUIT], Beside)
 
-    def gradient(program: NoisyProgram, method: str = "adjoint", shots: int | None = None, rng=None) -> torch.Tensor:
+    def gradient(program: NoisyProgram, method="adjoint", shots=None, rng=None, directions=1) -> torch.Tensor:
         own = weights.detach().clone().requires_grad_()
-        out = simulate_noisy(program, angles, own, diff_method=method, shots=shots, seed=rng)
+        how = {"diff_method": method, "shots": shots, "seed": rng, "directions": directions}
+        out = simulate_noisy(program, angles, own, **how)
         loss = cross_entropy(head[CIRCUIT + 1](torch.cat([angles, out], -1) if bypass else out), labels)
         return torch.autograd.grad(loss, own)[0].flatten()
 
@@ -385,98 +343,3 @@ def _problem(subject: Subject, inputs: Inputs, seed: int, batch: int):
 
 def _cosine(a: torch.Tensor, b: torch.Tensor) -> float:
     return torch.nn.functional.cosine_similarity(a, b, 0).item()
-
-
-# ---- in words --------------------------------------------------------------------------------------------------------
-
-
-def sentences(table: pd.DataFrame, answered: pd.DataFrame, shares: pd.DataFrame) -> list[str]:
-    """What `costs`, `answers` and `readout_shares` say, plain words first."""
-    lines = []
-    exact = table[table["kind"] == EXACT].set_index("model")
-    for model in exact.index:
-        if model == CLASSICAL:
-            continue
-        worst = table[(table["model"] == model) & (table["kind"] == DEVICE) & (table["training"] == WITHOUT)]
-        low, high = worst["accuracy_cost"].min(), worst["accuracy_cost"].max()
-        rows = answered[(answered["model"] == model) & (answered["question"] == "costs")]
-        lost = rows[rows["verdict"] == "lower"]
-        same = rows[(rows["verdict"] == "equivalent") | ((rows["verdict"] == "no variation") & (rows["value"] == 0))]
-        lines.append(
-            f"{model}: on the {len(rows)} devices its accuracy changes by {_points(low)} to {_points(high)}; it is "
-            f"worse on {len(lost)} of them and the same to within 2 of 100 images on {len(same)}."
-        )
-        for kind, told in (
-            (SHOTS, "measured with so many shots instead of exactly"),
-            (GATES, "with so much depolarisation after every gate"),
-        ):
-            levels = table[(table["model"] == model) & (table["kind"] == kind) & (table["training"] == WITHOUT)]
-            each = ", ".join(f"{row['level']}: {_points(row['accuracy_cost'])}" for _, row in levels.iterrows())
-            lines += [f"{model}: {told}, {each}."] if each else []
-    trained = answered[answered["question"] == "training"]
-    for _, row in trained.iterrows():
-        told = {"higher": "helps", "lower": "harms", "equivalent": "makes no difference beyond 2 of 100 images"}
-        verdict = told.get(row["verdict"], "cannot be told from training without")
-        interval = f" [{_points(row['low'])}, {_points(row['high'])}]" if np.isfinite(row["low"]) else ""
-        lines.append(
-            f"{row['model']} on {row['device']}: training under the noise {verdict}, {_points(row['value'])}{interval}."
-        )
-    if len(shares):
-        part = shares[shares["loss, whole"] > 0]
-        share = (part["loss, readout"] / part["loss, whole"]).groupby(part["model"]).median()
-        each = ", ".join(f"{model} {100 * value:.0f} %" for model, value in share.items())
-        lines.append(
-            f"Of what devices add to the test loss their readout alone adds, in the median: {each or 'nothing'}."
-        )
-        for model, n in shares.loc[shares["loss, whole"] < 0].groupby("model").size().items():
-            lines.append(
-                f"{model}: on {n} devices its loss is lower than without noise; shrunk outputs are less certain."
-            )
-    if CLASSICAL in exact.index:
-        lines.append(
-            f"C has no circuit and stays where it is: right in {100 * exact.loc[CLASSICAL, 'accuracy']:.1f} of 100."
-        )
-    return lines
-
-
-def _points(share: float) -> str:
-    return f"{round(100 * share, 1) + 0.0:+.1f} points"
-
-
-def pointers(table: pd.DataFrame, useful: float = 0.7) -> list[str]:
-    """What `directions` says: from how many shots on a sampled gradient points within 45 degrees of the true one."""
-    lines = []
-    for method, part in table.groupby("method", sort=False):
-        told = []
-        for device, rows in part.groupby("device", sort=False):
-            enough = rows[rows["cosine"] >= useful].sort_values("shots")
-            told.append(
-                f"{device} {enough['shots'].iloc[0]:,}"
-                if len(enough)
-                else f"{device} none up to {rows['shots'].max():,}"
-            )
-        lines.append(
-            f"Shots a circuit from which a {method} gradient points within 45 degrees of the one without noise: "
-            f"{', '.join(told)}."
-        )
-    return lines
-
-
-def expectations(table: pd.DataFrame, answered: pd.DataFrame, facts: pd.DataFrame) -> Iterator[tuple[str, bool, str]]:
-    """What was expected, whether it holds, and what is, for the claims of a notebook."""
-    own = table[(table["model"] == PUBLISHED) & (table["training"] == WITHOUT)]
-    on = own[own["kind"] == DEVICE].set_index("level")
-    lost = -on["accuracy_cost"]
-    exact = own[own["kind"] == EXACT].iloc[0]
-    shares = on["loss_cost"] / exact["loss"], lost / exact["accuracy"]
-    text = f"median over devices: loss {100 * shares[0].median():+.1f} %, accuracy {-100 * shares[1].median():+.1f} %"
-    yield "noise costs a larger share of the loss than of the accuracy", shares[0].median() > shares[1].median(), text
-    dated = facts.sort_values("calibrated")["device"]
-    oldest, newest = on["loss_cost"][dated.iloc[0]], on["loss_cost"][dated.iloc[-1]]
-    text = f"{dated.iloc[-1]} {newest:+.4f}, {dated.iloc[0]} {oldest:+.4f}"
-    yield "the newest device adds less to the loss than the oldest", newest < oldest, text
-    trained = answered[answered["question"] == "training"]
-    if len(trained):
-        worse = trained.loc[trained["verdict"] == "lower", ["model", "device"]].agg(" on ".join, axis=1)
-        text = f"worse: {', '.join(worse) or 'none'}"
-        yield "training under a device's noise does not harm on it", worse.empty, text
