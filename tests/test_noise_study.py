@@ -10,6 +10,8 @@ from qtl_utils.analyses import mitigation, noise
 from qtl_utils.circuits.device_costs import modelled_cost
 from qtl_utils.circuits.devices import confusion_matrix, load_backend, noisy_program
 from qtl_utils.results import noise_plots, noise_tables, stats
+from qtl_utils.study.config import TrainConfig
+from qtl_utils.study.paths import PROJECT
 
 SETTINGS = CONFIG.model_copy(update={"epochs": 2, "depth": 2})
 SUBJECTS = noise.subjects(SETTINGS, 0.01, 0.02)
@@ -157,6 +159,14 @@ def test_a_gradient_is_good_only_from_where_it_stays_good():
     assert said.endswith(": 10 (c); none up to 10,000 (b); 1,000 (a).")
 
 
+def test_the_published_circuit_lies_where_the_reference_has_it():
+    """Qiskit's placement is seeded: it may depend neither on the processor nor on the number of cores."""
+    reference = PROJECT / "results" / "reference" / "default" / "tables" / "noise_devices.csv"
+    wanted = pd.read_csv(reference).set_index("device")["physical qubits"]
+    for name in ("yorktown", "fez"):
+        assert noise.device_row(name, TrainConfig(variants=["A"]))["physical qubits"] == wanted[name]
+
+
 def test_a_price_is_times_and_rates(heads):
     row = noise.price_row(DEVICE, SETTINGS, {"train": 20, "test": 10}, shots=100)
     turns = SETTINGS.n_qubits * (1 + SETTINGS.depth)
@@ -189,7 +199,8 @@ def test_readout_mitigation_undoes_readout_errors():
 
 
 def gates(transpiled, n_qubits):
-    return sum(item.operation.num_qubits == n_qubits for item in transpiled.circuit.data if item.name not in ("barrier", "measure"))
+    counted = [item.operation for item in transpiled.circuit.data if item.name not in ("barrier", "measure")]
+    return sum(operation.num_qubits == n_qubits for operation in counted)
 
 
 def test_folding_multiplies_the_two_qubit_gates_and_their_noise():

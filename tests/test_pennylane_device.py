@@ -213,26 +213,35 @@ def test_the_package_names_it_to_pennylane():
     assert getattr(sys.modules[module], name) is StatevectorDevice
 
 
-def test_the_example_of_the_documentation_runs(monkeypatch):
-    text = (PROJECT / "docs" / "pennylane_device.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    monkeypatch.setattr(qml, "device", lambda name, wires: {NAME: StatevectorDevice}[name](wires))
-    known = {}
-    exec(example, known)
-    assert known["out"].shape == (32, 4) and known["weights"].grad.abs().sum() > 0
-
-
-@pytest.mark.slow
-def test_it_passes_pennylanes_own_tests_of_devices(tmp_path):
-    pytest.importorskip("flaky", reason="PennyLane's device tests need: pip install flaky pytest-mock")
-    pytest.importorskip("pytest_mock", reason="PennyLane's device tests need: pip install flaky pytest-mock")
-    installed = tmp_path / "qtl_tested-0.dist-info"  # the entry point of this checkout, whatever is installed
+def registered(folder):
+    """The environment of a process to which the entry point of this checkout is known, whatever is installed."""
+    installed = folder / "qtl_tested-0.dist-info"
     installed.mkdir()
     (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: qtl-tested\nVersion: 0\n")
     (installed / "entry_points.txt").write_text(
         f"[pennylane.plugins]\n{NAME} = qtl_utils.circuits.pennylane_device:StatevectorDevice\n"
     )
-    paths = [str(tmp_path), str(PROJECT), os.environ.get("PYTHONPATH", "")]
+    paths = [str(folder), str(PROJECT), os.environ.get("PYTHONPATH", "")]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+
+def test_the_example_of_the_documentation_runs(tmp_path):
+    text = (PROJECT / "docs" / "pennylane_device.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    example += "\nprint(tuple(out.shape), float(weights.grad.abs().sum()) > 0, type(device).__name__)"
+    done = subprocess.run(
+        [sys.executable, "-c", example],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env=registered(tmp_path),
+    )
+    assert done.stdout.splitlines()[-1:] == ["(32, 4) True StatevectorDevice"], done.stderr
+
+
+@pytest.mark.slow
+def test_it_passes_pennylanes_own_tests_of_devices(tmp_path):
     suite = ["--device", NAME, "--shots", "None", "--skip-ops", "--tb=short", "-p", "no:cacheprovider"]
     done = subprocess.run(
         [sys.executable, "-c", "from pennylane.devices.tests import cli; cli()", *suite],
@@ -240,7 +249,7 @@ def test_it_passes_pennylanes_own_tests_of_devices(tmp_path):
         text=True,
         check=False,
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
+        env=registered(tmp_path),
     )
     assert done.returncode == 0, done.stdout[-5000:]
     assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 300  # 375 with PennyLane 0.45, and few are skipped

@@ -19,7 +19,8 @@ from qtl_utils.circuits.channels import NoiseModel, depolarizing
 from qtl_utils.doctor import diagnose, repair
 from qtl_utils.doctor.faults import FAULTS, Circuit, adam, case, dressed, head, points, torch_connector
 from qtl_utils.doctor.losses import kind_of
-from qtl_utils.doctor.probe import without_noise
+from qtl_utils.doctor.patient import FEW
+from qtl_utils.doctor.probe import exact_circuits, without_noise
 from qtl_utils.doctor.samples import Nested, read_made
 
 X, Y = points(n=8)
@@ -413,7 +414,17 @@ def test_sampled_and_noisy_layers_of_our_own_are_looked_at():
     (found,) = diagnose(model, (X, Y), checks=["shot_noise"], budget=math.inf)
     assert found.evidence.startswith("20 shots: signal to noise")
     kept, cosine = re.search(r"noise alone leaves (\d+)% of the gradient, cosine (\S+)$", found.evidence).groups()
-    assert int(kept) > 0 and -1 <= float(cosine) <= 1
+    some = (X[:FEW], Y[:FEW])
+
+    def gradient():
+        return torch.autograd.grad(F.cross_entropy(model(some[0]), some[1]), layer.weights)[0].flatten()
+
+    with exact_circuits():
+        noisy = gradient()
+    with without_noise(model):
+        free = gradient()
+    assert f"{noisy.norm() / free.norm():.0%}" == f"{kept}%"
+    assert f"{torch.cosine_similarity(noisy, free, dim=0):.2f}" == cosine
     with without_noise(model):
         clean = model(X)
     exact = nn.Sequential(*model[:2], QuantumLayer(3, 2), model[3])

@@ -288,7 +288,7 @@ def _left_by_noise(p: Patient) -> str:
     with exact_circuits():
         _, noisy = p.gradients(*p.few)
     with without_noise(p.model):
-        _, clean = p.gradients(*p.few)
+        _, clean = p.gradients(*p.few, afresh=False)  # which would give the modules their own simulator back
     noisy, clean = (torch.cat([grads[name].double().flatten() for name in p.angles]) for grads in (noisy, clean))
     if not clean.any():
         return ""
