@@ -142,6 +142,7 @@ case "${1:-}" in
     cd "$HERE"
     cores=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
     export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+    case " $* " in *" --pdb "* | *" -s "*) cores=0 ;; esac # a debugger needs the terminal
     exec "$PYTHON" -m pytest -n "$((cores < 4 ? cores : 4))" --dist loadfile "$@"
     ;;
   lab) # from the project's folder, as notebooks link to the glossary; workflow/jupyter answers the question about news

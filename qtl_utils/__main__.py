@@ -256,7 +256,12 @@ def _compare(options: argparse.Namespace) -> int:
     from qtl_utils.results.report import build_comparison
 
     first, second = (report_compare.find(name, options.results_dir) for name in options.compare)
-    target = paths.results_root(options.results_dir) / "compared" / f"{first.name}-{second.name}"
+    if first == second:
+        raise StudyError(f"report --compare: '{options.compare[0]}' and '{options.compare[1]}' are one study; name two")
+    names = [first.name, second.name]
+    if first.name == second.name:
+        names = [f"{folder.parent.name}-{folder.name}" for folder in (first, second)]
+    target = paths.results_root(options.results_dir) / "compared" / "-".join(names)
     print(f"Comparison: {build_comparison((first, second), target)}")
     return 0
 
@@ -268,7 +273,7 @@ def _thumbnails(folder: Path) -> Callable:
     def of(dataset, ids):
         from qtl_utils.data.thumbnails import thumbnails
 
-        return thumbnails(study.datasets[dataset], ids)
+        return thumbnails(study.datasets[dataset], ids, folder / "data" / dataset / "images.json")
 
     return of
 

@@ -25,7 +25,7 @@ def heads():
 
 @pytest.fixture(scope="module")
 def metrics(heads):
-    met = noise.conditions([50], [0.05], [DEVICE])
+    met = noise.looked_through(noise.conditions([50], [0.05], [DEVICE]))
     frames = [
         noise.seen(name, trained, condition)
         for name, trained in heads.items()
@@ -33,7 +33,7 @@ def metrics(heads):
     ]
     frames += [
         noise.seen(name, noise.train(SUBJECTS[name], INPUTS, condition), condition, noise_tables.UNDER)
-        for condition in noise.training_conditions([], [0.05], [DEVICE])
+        for condition in noise.conditions([], [0.05], [DEVICE])
         for name in (noise_tables.PUBLISHED, noise_tables.REPAIRED)
     ]
     return pd.concat(frames, ignore_index=True)
@@ -120,6 +120,13 @@ def made(model, kind, level="", training=noise_tables.WITHOUT, **values):
     return keys | {"accuracy": 0.9, "loss": 0.3, "accuracy_cost": 0.0, "loss_cost": 0.0, "changed": 0.0} | values
 
 
+def test_what_is_trained_under_is_looked_through_once():
+    under = noise.conditions([], [0.05, 0.05], ["fez"])
+    met = noise.looked_through([*noise.conditions([50], [0.05], ["manila"]), *under])
+    kinds = [noise_tables.EXACT, noise_tables.SHOTS, noise_tables.GATES] + 2 * [noise_tables.DEVICE, *noise.PARTS]
+    assert [condition.kind for condition in met] == kinds and len(under) == 2
+
+
 @pytest.mark.parametrize("holds", [True, False])
 def test_what_was_expected_is_held_against_the_numbers(holds):
     old, new, accuracy = (0.06, 0.01, -0.01) if holds else (0.01, 0.06, -0.5)
@@ -174,7 +181,7 @@ def test_a_price_is_times_and_rates(heads):
     assert row["circuits, test"] == 10 and row["circuits, training"] == circuits
     duration = noise.device_row(DEVICE, SETTINGS)["duration"]
     steps = -(-20 // SETTINGS.batch_size) * SETTINGS.epochs
-    for what, count, jobs in (("test", 10, 1), ("training", circuits, steps)):
+    for what, count, jobs in (("test", 10, 1), ("training", circuits, 2 * steps)):
         cost = modelled_cost(DEVICE, duration, count, 100, jobs)
         assert row[f"USD, {what}"] == cost["USD"] and row[f"hours, {what}"] == cost["seconds"] / 3600
 

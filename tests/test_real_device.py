@@ -1,6 +1,7 @@
 """The path to a real device, on a fake backend in the place of one: Qiskit Runtime's local testing mode, no network."""
 
 import numpy as np
+import pennylane as qml
 import pytest
 import torch
 
@@ -65,6 +66,18 @@ def test_parameter_shift_gives_the_gradient_of_the_simulated_device():
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, atol=0.05, rtol=0)  # two outputs and two samples: 5 standard errors
     assert device.executions == 2 + 2 * 2 * len(device.angles)
+
+
+def test_a_phase_of_the_whole_circuit_asks_for_no_angle():
+    def circuit(inputs, weights):
+        qml.Hadamard(0)
+        qml.PhaseShift(inputs[..., 0], wires=0)
+        qml.RY(weights[..., 0, 0], wires=0)
+        return [qml.expval(qml.PauliZ(0))]
+
+    plain = transpile_to(load_backend("manila"), circuit, 1, (1, 1))
+    own, _, parameters = real_device.with_own_angles(plain)
+    assert set(own.circuit.parameters) == set(parameters)
 
 
 def test_spsa_runs_two_circuits_a_sample():

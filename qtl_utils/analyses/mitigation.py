@@ -45,12 +45,13 @@ def mitigations(
         ZERO_NOISE: (by_line(y=read["plain"]), len(FACTORS)),
         BOTH: (by_line(y=read["twirled"] * factors), len(FACTORS)),
     }
+    tested = cut.tested >= 0
     frames = []
     for mitigation, (outputs, circuits) in found.items():
         outputs = np.clip(outputs, -1, 1)
         keys = {"model": name, "device": device_name, "mitigation": mitigation}
         frame = tested_metrics(heads, " | ".join(keys.values()), cut.logits(outputs), **keys)
-        frames.append(frame.assign(error=np.sqrt(np.mean((outputs - exact) ** 2)), executions=circuits * shots))
+        frames.append(frame.assign(error=np.sqrt(np.mean((outputs - exact)[tested] ** 2)), executions=circuits * shots))
     return pd.concat(frames, ignore_index=True)
 
 

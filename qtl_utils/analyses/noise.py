@@ -62,7 +62,7 @@ class Subject:
 
     @property
     def has_circuit(self) -> bool:
-        return self.variant.startswith("A")
+        return self.variant != CLASSICAL
 
 
 @dataclass(frozen=True)
@@ -79,13 +79,14 @@ class Condition:
     @property
     def layer(self) -> dict:
         """The keywords of a QuantumLayer that trains under it."""
-        found = {
-            EXACT: {},
-            SHOTS: {"simulator": "density", "shots": self.shots, "diff_method": "parameter-shift"},
-            GATES: {"simulator": "density", "noise": self.kind == GATES and depolarised(self.level)},
-            DEVICE: {"simulator": "device", "device_name": self.level},
-        }
-        return found[self.kind]
+        match self.kind:
+            case "shots":
+                return {"simulator": "density", "shots": self.level, "diff_method": "parameter-shift"}
+            case "gate noise":
+                return {"simulator": "density", "noise": depolarised(self.level)}
+            case "device":
+                return {"simulator": "device", "device_name": self.level}
+        return {}
 
 
 NOTHING = Condition(EXACT)
@@ -106,19 +107,19 @@ def subjects(config: TrainConfig, lr: float, lr_quantum: float) -> dict[str, Sub
 
 
 def conditions(shots: Sequence[int], strengths: Sequence[float], names: Sequence[str]) -> list[Condition]:
-    """Exact, every number of shots, every strength of depolarising noise after each gate, every device.
-
-    A device is met three times: as it is, without its readout errors and with nothing but these.
-    """
-    found = [NOTHING, *(Condition(SHOTS, n) for n in shots), *(Condition(GATES, p) for p in strengths)]
-    return found + [Condition(kind, name) for name in names for kind in (DEVICE, *PARTS)]
+    """Every number of shots, every strength of depolarising noise after each gate and every device, once each."""
+    found = [Condition(SHOTS, n) for n in shots] + [Condition(GATES, p) for p in strengths]
+    return list(dict.fromkeys(found + [Condition(DEVICE, name) for name in names]))
 
 
-def training_conditions(shots: Sequence[int], strengths: Sequence[float], names: Sequence[str]) -> list[Condition]:
-    """What heads are trained under."""
-    return [*(Condition(SHOTS, n) for n in shots), *(Condition(GATES, p) for p in strengths)] + [
-        Condition(DEVICE, name) for name in names
-    ]
+def looked_through(met: Sequence[Condition]) -> list[Condition]:
+    """No noise, then `met` without repeats; devices also without readout errors, and with nothing but these."""
+    found = [NOTHING]
+    for condition in dict.fromkeys(met):
+        found.append(condition)
+        if condition.kind == DEVICE:
+            found += [Condition(part, condition.level) for part in PARTS]
+    return found
 
 
 def depolarised(strength: float) -> NoiseModel:
@@ -255,7 +256,8 @@ def price_row(name: str, config: TrainConfig, sizes: Mapping[str, int], shots: i
     steps = -(-sizes["train"] // config.batch_size) * config.epochs
     circuits = {
         "test": (sizes["test"], 1),
-        "training": (sizes["train"] * config.epochs * executions(program, "parameter-shift"), steps),
+        # a job for the outputs of a batch and one for their gradient
+        "training": (sizes["train"] * config.epochs * executions(program, "parameter-shift"), 2 * steps),
     }
     row = {"device": name, "shots": shots}
     for what, (count, jobs) in circuits.items():
@@ -286,7 +288,8 @@ def directions(
     the angles takes. methods: of SAMPLED.
     """
     program = program_of(condition, subject.config)
-    problems = [_problem(subject, inputs, seed, batch) for seed in range(heads)]
+    seeds = range(subject.config.first_seed, subject.config.first_seed + heads)
+    problems = [_problem(subject, inputs, seed, batch) for seed in seeds]
     clean = [problem(program_of(NOTHING, subject.config)) for problem in problems]
     noisy = [problem(program) for problem in problems]
     cosine_exact = np.mean([_cosine(a, b) for a, b in zip(noisy, clean, strict=True)])
@@ -297,8 +300,8 @@ def directions(
         circuits = executions(program, method, inputs=False, directions=ways) * batch
         for n in shots:
             snr, cosines = [], []
-            for number, (problem, true, wanted) in enumerate(zip(problems, noisy, clean, strict=True)):
-                rng = np.random.default_rng([number, n])
+            for seed, problem, true, wanted in zip(seeds, problems, noisy, clean, strict=True):
+                rng = np.random.default_rng([seed, n])
                 drawn = torch.stack([problem(program, method, n, rng, ways) for _ in range(repeats)])
                 snr.append((true.norm() / (drawn - true).square().sum(-1).mean().sqrt()).item())
                 cosines.append(np.mean([_cosine(one, wanted) for one in drawn]))

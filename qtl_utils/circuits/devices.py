@@ -16,7 +16,7 @@ read, and the waiting of qubits, unless `idle` asks for it.
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -92,7 +92,7 @@ class Transpiled:
     qubits: tuple[int, ...]
     target: object
 
-    @property
+    @cached_property
     def elements(self) -> dict:
         """Source and index of every parameter, as an Angle has them."""
         found = {p: (INPUT, i) for i, p in enumerate(self.inputs)}

@@ -54,6 +54,7 @@ def with_own_angles(transpiled: Transpiled) -> tuple[Transpiled, list[Angle], li
     from qiskit.circuit import Parameter
 
     circuit = transpiled.circuit.copy_empty_like()
+    circuit.global_phase = 0  # which may hold a parameter that no gate has any more, and changes no expectation value
     angles, parameters = [], []
     for item in transpiled.circuit.data:
         gate = item.operation

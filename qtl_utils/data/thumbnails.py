@@ -10,6 +10,7 @@ from PIL import Image
 
 from qtl_utils.data.datasets import DATASETS, load_dataset
 from qtl_utils.data.images import read_image
+from qtl_utils.data.index import ImageIndex
 from qtl_utils.study.config import DataConfig
 from qtl_utils.study.paths import FOLDER
 
@@ -18,21 +19,21 @@ LARGE = 160  # the same, of pictures that are looked at one by one
 QUALITY = 80  # of JPEG
 
 
-def thumbnails(config: DataConfig, ids: Sequence[str]) -> dict[str, bytes]:
+def thumbnails(config: DataConfig, ids: Sequence[str], known: Path | None = None) -> dict[str, bytes]:
     """PNG files of the images `ids` of a data set, by id; none where it has no images, or none on this machine.
 
-    Nothing is downloaded.
+    known: the file in which a study keeps what it knows of its images, so that they are not all read again. Nothing is
+    downloaded.
     """
     if config.dataset not in DATASETS or _would_download(config):
         return {}
     try:
-        dataset = load_dataset(config.dataset, data_dir=config.data_dir, **config.options)
+        dataset = load_dataset(config.dataset, data_dir=config.data_dir, index=ImageIndex(known), **config.options)
+        places = {name: i for i, name in enumerate(dataset.ids)}
+        wanted = [name for name in ids if name in places and dataset.load is not None]
+        return {name: _small(dataset.load(places[name])) for name in wanted}
     except (OSError, ValueError):  # the folder has gone, or has changed since
         return {}
-    if dataset.load is None:
-        return {}
-    places = {name: i for i, name in enumerate(dataset.ids)}
-    return {name: _small(dataset.load(places[name])) for name in ids if name in places}
 
 
 def _would_download(config: DataConfig) -> bool:

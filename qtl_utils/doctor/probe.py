@@ -497,9 +497,9 @@ def without_noise(model: nn.Module) -> Iterator[None]:
     """Inside, every QuantumLayer of `model` runs exactly and without noise."""
     noisy = [m for m in model.modules() if isinstance(m, QuantumLayer) and m.ours and m.simulator != "statevector"]
     kept = [dict(m.__dict__) for m in noisy]
-    for module in noisy:
-        module.run_on("statevector")
     try:
+        for module in noisy:
+            module.run_on("statevector")
         yield
     finally:
         for module, state in zip(noisy, kept, strict=True):

@@ -83,16 +83,16 @@ def _sha256(path: Path) -> str:
 def _files(folder: Path, study: StudyConfig, study_file: Path) -> Iterator[tuple[str, Path]]:
     """Name in the archive and path of every file that goes into it."""
     yield f"code/{study_file.name}", study_file
-    for extension in study.extensions:
+    for number, extension in enumerate(study.extensions):
         path = user_path(extension)
-        yield f"code/{path.name}", path
+        yield f"code/extensions/{number}/{path.name}", path
     for name in OF_STUDY:
         yield name, folder / name
     for name in OF_PROJECT:
         yield name, PROJECT / name
     for name in FOLDERS:
         for path in (folder / name).rglob("*"):
-            if path.is_file() and not path.name.startswith("."):
+            if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts):
                 yield path.relative_to(folder).as_posix(), path
 
 

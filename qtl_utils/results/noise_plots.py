@@ -16,10 +16,11 @@ from qtl_utils.results.plots import (
     _rows,
     _styled,
 )
+from qtl_utils.results.noise_tables import DEVICE, EXACT, GATES, SHOTS, UNDER, WITHOUT
 
 COLOURS = [VERMILION, BLUE, ORANGE, BLACK]
 MARKERS = ["o", "^", "v", "s"]
-AXES = {"shots": "shots per circuit", "gate noise": "depolarising strength after every gate"}
+AXES = {SHOTS: "shots per circuit", GATES: "depolarising strength after every gate"}
 
 
 def _looks(models) -> dict[str, dict]:
@@ -39,7 +40,7 @@ def costs(table: pd.DataFrame, value: str = "accuracy") -> Figure:
     factor = 100 if value == "accuracy" else 1
     looks = _looks(table["model"])
     kinds = [kind for kind in AXES if (table["kind"] == kind).any()]
-    has_devices = (table["kind"] == "device").any()
+    has_devices = (table["kind"] == DEVICE).any()
     figure, axes = _grid(len(kinds) + has_devices, 3, 3.4, sharey=not has_devices)
     for ax, kind in zip(axes, kinds, strict=False):
         _against_level(ax, table, kind, value, factor, looks)
@@ -48,7 +49,7 @@ def costs(table: pd.DataFrame, value: str = "accuracy") -> Figure:
     axes[0].set_ylabel("right, of 100 test samples" if value == "accuracy" else f"test {value}")
     handles = [axes[0].plot([], [], lw=1, **look)[0] for look in looks.values()]
     names = list(looks)
-    if (table["training"] == "under it").any():
+    if (table["training"] == UNDER).any():
         handles.append(axes[0].plot([], [], ls="", marker="o", mfc="white", color=GREY)[0])
         names.append("trained under it")
     _legend(figure, handles, names)
@@ -58,9 +59,9 @@ def costs(table: pd.DataFrame, value: str = "accuracy") -> Figure:
 def _against_level(ax, table, kind, value, factor, looks) -> None:
     for model, look in looks.items():
         own = table[table["model"] == model]
-        exact = own[own["kind"] == "no noise"].iloc[0]
+        exact = own[own["kind"] == EXACT].iloc[0]
         ax.axhline(factor * exact[value], color=look["color"], lw=0.8, ls=":" if len(own) > 1 else "-")
-        for training, filled in (("without noise", True), ("under it", False)):
+        for training, filled in ((WITHOUT, True), (UNDER, False)):
             rows = own[(own["kind"] == kind) & (own["training"] == training)]
             if rows.empty:
                 continue
@@ -73,13 +74,13 @@ def _against_level(ax, table, kind, value, factor, looks) -> None:
 
 
 def _on_devices(ax, table, value, factor, looks) -> None:
-    devices = list(dict.fromkeys(table.loc[table["kind"] == "device", "level"]))
+    devices = list(dict.fromkeys(table.loc[table["kind"] == DEVICE, "level"]))
     for n, (model, look) in enumerate(looks.items()):
         own = table[table["model"] == model]
-        exact = own[own["kind"] == "no noise"].iloc[0]
+        exact = own[own["kind"] == EXACT].iloc[0]
         ax.axvline(factor * exact[value], color=look["color"], lw=0.8, ls=":" if len(own) > 1 else "-")
-        for training, filled in (("without noise", True), ("under it", False)):
-            rows = own[(own["kind"] == "device") & (own["training"] == training)]
+        for training, filled in ((WITHOUT, True), (UNDER, False)):
+            rows = own[(own["kind"] == DEVICE) & (own["training"] == training)]
             y = [devices.index(name) + 0.22 * (n - 1) + (0.09 if filled else -0.0) for name in rows["level"]]
             x = factor * rows[value].to_numpy(float)
             ends = np.abs(factor * rows[[f"{value}_low", f"{value}_high"]].to_numpy(float).T - x)

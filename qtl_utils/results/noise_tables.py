@@ -134,8 +134,9 @@ def _trained(row: pd.Series) -> str:
     """What training under noise does, of one row of `answers`."""
     place = {DEVICE: "on {}", GATES: "under depolarisation of {} after every gate", SHOTS: "with {} shots a circuit"}
     told = {"higher": "raises accuracy", "lower": "lowers accuracy"}
-    told |= dict.fromkeys(("equivalent", "no variation"), "leaves accuracy the same to within 2 of 100 images")
-    verdict = told.get(row["verdict"], "cannot be told from training without by its accuracy")
+    told["equivalent"] = "leaves accuracy the same to within 2 of 100 images"
+    ended = "equivalent" if row["verdict"] == "no variation" and row["value"] == 0 else row["verdict"]
+    verdict = told.get(ended, "cannot be told from training without by its accuracy")
     numbers = f"{_points(row['value'])}{_interval(row['low'], row['high'], _points)}"
     loss = f"{row['loss']:+.3f}{_interval(row['loss_low'], row['loss_high'], lambda x: f'{x:+.3f}')}"
     where = place[row["kind"]].format(row["level"])
@@ -143,10 +144,12 @@ def _trained(row: pd.Series) -> str:
 
 
 def _readout(shares: pd.DataFrame) -> list[str]:
-    """How much of a rise of the loss the readout makes alone, for every model whose loss rises on all devices."""
+    """How much of a rise of the loss the readout makes alone, where the loss rises on all devices."""
     lines = []
     for model, rows in shares.groupby("model", sort=False):
-        if (rows["loss, whole"] > 0).all():
+        if not (rows["loss, whole"] > 0).all():
+            lines.append(f"{model}: its readout alone has no share to tell, as the loss does not rise on every device.")
+        else:
             share = rows["loss, readout"] / rows["loss, whole"]
             lines.append(
                 f"{model}: of what a device adds to the loss its readout alone adds {100 * share.median():.0f} % in "
@@ -196,10 +199,11 @@ def expectations(table: pd.DataFrame, answered: pd.DataFrame, facts: pd.DataFram
     shares = on["loss_cost"] / exact["loss"], lost / exact["accuracy"]
     text = f"median over devices: loss {100 * shares[0].median():+.1f} %, accuracy {-100 * shares[1].median():+.1f} %"
     yield "noise costs a larger share of the loss than of the accuracy", shares[0].median() > shares[1].median(), text
-    dated = facts.sort_values("calibrated", kind="stable")["device"]
-    oldest, newest = on["loss_cost"][dated.iloc[0]], on["loss_cost"][dated.iloc[-1]]
-    text = f"{dated.iloc[-1]} {newest:+.4f}, {dated.iloc[0]} {oldest:+.4f}"
-    yield "the newest device adds less to the loss than the oldest", newest < oldest, text
+    if facts["calibrated"].nunique() > 1:
+        by_date = on["loss_cost"].groupby(facts.set_index("device")["calibrated"]).median()
+        oldest, newest = by_date.iloc[[0, -1]]
+        text = f"calibrated {by_date.index[-1]} {newest:+.4f}, {by_date.index[0]} {oldest:+.4f}"
+        yield "the newest devices add less to the loss than the oldest", newest < oldest, text
     trained = answered[(answered["question"] == "training") & (answered["kind"] == DEVICE)]
     if len(trained):
         worse = trained.loc[trained["verdict"] == "lower", ["model", "level"]].agg(" on ".join, axis=1)

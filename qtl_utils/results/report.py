@@ -28,8 +28,11 @@ from qtl_utils.study.study import StudyConfig
 
 SOURCES = PROJECT / "report"
 MAKERS = (answer, report_docs, report_figures, report_notebooks, report_size, report_tables, who_is_right)
-LADDER = "A minus every model of the ladder, without and with scaled features."
-CLIMB = "Accuracy from the published model to the repaired one, mend by mend, with controls that get the same mends."
+FURTHER = {  # answers below the first one: name of the file -> what folds out, and what its figure shows
+    "repair": ("Mend by mend", "Accuracy from the published model to the repaired one, mend by mend, with controls."),
+    "noise": ("Condition by condition", "Accuracy against shots, against gate noise, and on devices."),
+    "who_learned": ("Test by test", "A minus every model of the ladder, without and with scaled features."),
+}
 
 
 def build_report(folder: str | Path, thumbnails: Thumbnails = lambda dataset, ids: {}) -> Path:
@@ -171,10 +174,9 @@ def _lay_out(
 
 def _first_page(folder: Path, extra: Path) -> dict[str, Any]:
     """What the first page quotes of a study's answers: sentences, figures as HTML and the main table."""
-    found = {name: _read_answer(folder, name) for name in ("answer", "repair", "who_learned")}
-    told = {"answer": found["answer"], "repair": found["repair"], "learned": found["who_learned"]}
+    told = {"answer": _read_answer(folder, "answer"), "further": []}
     told |= {"short": [], "first_figure": "", "main_figure": "", "shared": {}, "rows": []}
-    if main := found["answer"]:
+    if main := told["answer"]:
         told["shared"], told["rows"] = report_tables.read_table_for_page(folder / "tables" / main["main_table"])
         drawn = "plots." + Path(main["main_figure"]).stem + "("
         told["main_figure"] = _quoted(folder, extra, main["main_figure"], drawn, main["question"])
@@ -182,9 +184,10 @@ def _first_page(folder: Path, extra: Path) -> dict[str, Any]:
     comparisons = folder / "tables" / "comparisons.csv"
     if main and comparisons.is_file():
         told |= _shortest(answer.read(comparisons), extra, told["first_figure"])
-    for name, caption in (("repair", CLIMB), ("learned", LADDER)):
-        figure = told[name]["figure"] if told[name] else ""
-        told[f"{name}_figure"] = _quoted(folder, extra, figure, "", caption) if figure else ""
+    for name, (folded, caption) in FURTHER.items():
+        if found := _read_answer(folder, name):
+            figure = _quoted(folder, extra, found["figure"], "", caption) if found["figure"] else ""
+            told["further"].append(found | {"folded": folded, "figure": figure})
     return told
 
 

@@ -78,7 +78,7 @@ def accuracies(folders: tuple[Path, Path], names: list[str]) -> pd.DataFrame:
     files = [folder / "tables" / "accuracy.csv" for folder in folders]
     if not all(file.is_file() for file in files):
         return pd.DataFrame()
-    read = [pd.read_csv(file, dtype=dict.fromkeys(KEYS, str)) for file in files]  # settings may be called 2019
+    read = [pd.read_csv(file, keep_default_na=False, na_values=[""], dtype=dict.fromkeys(KEYS, str)) for file in files]
     sides = [side.set_index(KEYS)["accuracy"].rename(name) for side, name in zip(read, names, strict=True)]
     both = pd.concat(sides, axis=1, join="inner").dropna()
     both["difference, points"] = (100 * (both[names[1]] - both[names[0]])).round(1)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from qtl_utils.results import report_figures
 from qtl_utils.results.report_figures import Told
-from qtl_utils.study import keys
+from qtl_utils.study import config, keys, sections, study
 from qtl_utils.study.paths import PROJECT
 
 DOCS = PROJECT / "docs"
@@ -56,7 +56,8 @@ def grouped(titles: dict[str, str]) -> dict[str, list[dict[str, str]]]:
 
 def source_files() -> list[Path]:
     """What the pages are made from."""
-    return [*sorted(DOCS.glob("*.md")), Path(__file__), Path(keys.__file__)]
+    told = (keys, config, sections, study)  # the page of keys quotes comments of the last three
+    return [*sorted(DOCS.glob("*.md")), Path(__file__), *(Path(module.__file__) for module in told)]
 
 
 def _outside_code(text: str, turn: Callable[[re.Match], str]) -> str:

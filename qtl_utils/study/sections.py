@@ -43,7 +43,7 @@ class GradientsConfig(Section):
     )  # measurements per expectation value
     shot_repeats: int = Field(20, ge=2)  # of every count of shots
     noise: Strengths = [0.0, 0.01, 0.03, 0.1]  # depolarising strength, 0 first
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0)  # of what is drawn here
 
 
 class SimulatorsConfig(Section):
@@ -82,7 +82,7 @@ class TroubleshootingConfig(Section):
     head_seeds: int = Field(20, ge=2)  # trainings of a head for the notebook on evaluation
     epochs: int = Field(20, ge=1)
     batch_size: int = Field(8, ge=1)
-    lr: Rate = 0.01
+    lr: Rate = 0.01  # of all parameters
     confusion: list[str] = []  # faults and healthy models the doctor is tried on; empty: all
     strangers: list[Literal["open", "sealed", "second"]] = ["open", "sealed", "second"]  # models of others, to try
 
@@ -139,7 +139,7 @@ class AttributionConfig(Section):
     control_samples: int = Field(600, ge=50)  # points of each made-up task
     control_splits: int = Field(8, ge=2)  # splits of each made-up task
     geometry_points: int = Field(0, ge=0)  # samples that the geometry is averaged over; 0 leaves it out
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0)  # of what is drawn here
 
 
 PlaneTask = Literal["spirals 1.52 turns", "spirals 2.0 turns", "square", "moons"]
@@ -191,7 +191,7 @@ class CalibrationConfig(Section):
     real_seeds: int = Field(2, ge=1, le=100)  # per split
     lr_classical: Rate = 0.001
     lr_quantum: Rate = 0.01
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0)  # of what is drawn here
 
 
 class RepairTask(Section):

@@ -165,7 +165,7 @@ def check_names(study: StudyConfig, file: str | Path, registries: Mapping[str, C
         if not (run.device_name or "").startswith(REAL_DEVICE):
             uses.append((f"runs.{key}.device_name", "device", run.device_name))
         uses.extend((f"runs.{key}.variants", "variant", variant) for variant in run.variants)
-    for key in ("gradients", "simulators", "attribution", "repair"):
+    for key in ("gradients", "simulators", "attribution", "repair", "noise"):
         if (section := getattr(study, key)) is not None:
             uses += [(f"{key}.{kind}", kind, getattr(section, kind)) for kind in ("ansatz", "encoding")]
     if study.gradients is not None:
@@ -176,6 +176,9 @@ def check_names(study: StudyConfig, file: str | Path, registries: Mapping[str, C
             uses.extend((f"attribution.{key}", "variant", name) for name in getattr(study.attribution, key))
     if study.published is not None:
         uses.extend(("published.variants", "variant", name) for name in study.published.variants)
+    if study.noise is not None:
+        for key in ("devices", "train_devices"):
+            uses.extend((f"noise.{key}", "device", name) for name in getattr(study.noise, key))
     if study.simulators is not None:
         uses.extend(("simulators.networks", "model", name) for name in study.simulators.networks)
     if study.troubleshooting is not None:

@@ -194,10 +194,15 @@ def scale_features(features: torch.Tensor, splits: Splits) -> torch.Tensor:
     scaled = []
     for split in range(splits.n_splits):
         own = features[split] if features.ndim == 3 else features
-        train = own[splits.indices(split, "train")]
-        deviation = train.std(0, correction=0)
-        scaled.append((own - train.mean(0)) / torch.where(deviation > 0, deviation, 1))
+        mean, deviation = scaling(own[splits.indices(split, "train")])
+        scaled.append((own - mean) / deviation)
     return torch.stack(scaled)
+
+
+def scaling(train: torch.Tensor) -> torch.Tensor:
+    """Mean and standard deviation (2, F) of training features (n, F); a deviation of 0 counts as 1."""
+    deviation = train.std(0, correction=0)
+    return torch.stack([train.mean(0), torch.where(deviation > 0, deviation, 1)])
 
 
 def head_features(inputs: Inputs, config: TrainConfig) -> torch.Tensor:

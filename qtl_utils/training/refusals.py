@@ -326,19 +326,27 @@ def quantum_devices(study: StudyConfig) -> Iterator[str]:
             if reason := real_device.refuses(run.diff_method or "parameter-shift", run.shots):
                 yield f"{key}.{reason}"
             continue
-        has = DEVICES[run.device_name].n_qubits
-        most = min(has, MOST_QUBITS)
-        if run.n_qubits > most:
-            why = (
-                f"'{run.device_name}' has {has} qubits" if has == most else f"a device is simulated up to {most} qubits"
-            )
-            yield f"{key}.n_qubits: {why}, not {run.n_qubits}; set n_qubits: {most} or less"
+        if reason := _no_room(run.device_name, run.n_qubits):
+            yield f"{key}.{reason}"
             continue
         task = study_task(run.ansatz, run.encoding, run.n_qubits, run.depth)
         try:
             device_program(task.circuit, task.n_qubits, task.weight_shape, run.device_name)
         except ValueError as error:
             yield f"{key}.device_name: {one_line(error)}"
+    if (given := study.noise) is not None:
+        reasons = (_no_room(name, given.n_qubits) for name in (*given.devices, *given.train_devices))
+        yield from dict.fromkeys(f"noise.{reason}" for reason in reasons if reason)
+
+
+def _no_room(device_name: str, n_qubits: int) -> str:
+    """Why a device, or its simulation, has too few qubits; '' where it has enough."""
+    has = DEVICES[device_name].n_qubits
+    most = min(has, MOST_QUBITS)
+    if n_qubits <= most:
+        return ""
+    why = f"'{device_name}' has {has} qubits" if has == most else f"a device is simulated up to {most} qubits"
+    return f"n_qubits: {why}, not {n_qubits}; set n_qubits: {most} or less"
 
 
 def _refused(task: Task, simulator: str, method: str, **how) -> Exception | None:

@@ -25,7 +25,7 @@ from qtl_utils.study.config import BackboneConfig, DataConfig, RunConfig
 from qtl_utils.study.names import unknown_name
 from qtl_utils.study.paths import atomic, user_path
 from qtl_utils.study.time_left import steadily
-from qtl_utils.training.inputs import Inputs, open_inputs
+from qtl_utils.training.inputs import Inputs, open_inputs, scaling
 from qtl_utils.training.run import TUNED
 from qtl_utils.training.variants import head_settings
 
@@ -134,9 +134,7 @@ def _scaling(inputs: Inputs, seed: int, how: str) -> torch.Tensor:
     features = inputs.features
     if how != "standard":
         return torch.stack([torch.zeros_like(features[0]), torch.ones_like(features[0])])
-    train = features[inputs.splits.indices(seed % inputs.splits.n_splits, "train")]
-    deviation = train.std(0, correction=0)
-    return torch.stack([train.mean(0), torch.where(deviation > 0, deviation, 1)])
+    return scaling(features[inputs.splits.indices(seed % inputs.splits.n_splits, "train")])
 
 
 def _backbone_card(inputs: Inputs, data: DataConfig) -> dict[str, Any]:

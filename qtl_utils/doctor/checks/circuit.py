@@ -287,8 +287,11 @@ def _left_by_noise(p: Patient) -> str:
         return ""
     with exact_circuits():
         _, noisy = p.gradients(*p.few)
-    with without_noise(p.model):
-        _, clean = p.gradients(*p.few, afresh=False)  # which would give the modules their own simulator back
+    try:
+        with without_noise(p.model):
+            _, clean = p.gradients(*p.few, afresh=False)  # which would give the modules their own simulator back
+    except ValueError:  # a circuit that takes no other simulator
+        return ""
     noisy, clean = (torch.cat([grads[name].double().flatten() for name in p.angles]) for grads in (noisy, clean))
     if not clean.any():
         return ""
