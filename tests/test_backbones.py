@@ -131,6 +131,7 @@ def test_a_damaged_feature_file_is_computed_again(tmp_path, damage, capsys):
     assert "damaged" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_real_weights_separate_ants_from_bees(squeezenet_weights, hymenoptera_dir):
     from qtl_utils.data.dataset import load_pixels
     from qtl_utils.data.datasets import load_dataset

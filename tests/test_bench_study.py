@@ -79,6 +79,7 @@ def test_a_worker_does_its_jobs_again_and_ends(jobs):
     assert worker.process.poll() is not None
 
 
+@pytest.mark.slow
 def test_what_goes_wrong_in_a_worker_is_no_slowness(jobs):
     with programs.Worker(1) as worker, pytest.raises(programs.RefusedError, match="ended by itself"):
         worker(jobs(programs.OURS, "no such head"))

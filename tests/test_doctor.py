@@ -16,7 +16,8 @@ from qtl_utils.doctor.diagnosis import diagnose
 from qtl_utils.doctor.faults import FAULTS, HEALTHY, Circuit, case, dressed, head, node, points
 from qtl_utils.doctor.findings import CHECKS, Check, fail, ok
 
-SLOW = {"slow_method", "another_method", "device_seed", "TorchConnector", "A-joint", "B", "ResNet18"}
+SLOW = {"slow_method", "another_method", "device_seed", "few_shots", "batchnorm", "finite_differences", "loop", "spsa"}
+SLOW |= {"backprop_memory", "TorchConnector", "A-joint", "B", "ResNet18", "regression", "sigmoid", "lightning.qubit"}
 
 
 def some_slow(names):
@@ -247,6 +248,7 @@ def test_a_sampling_device_draws_the_same_after_a_diagnosis():
     assert generator.bit_generator.state == before
 
 
+@pytest.mark.slow
 def test_checks_stand_in_their_order_whichever_module_is_imported_first():
     order = "from qtl_utils.doctor.checks import {}; from qtl_utils.doctor import CHECKS; print(*CHECKS)"
     said = [

@@ -160,6 +160,7 @@ def test_a_variant_that_cannot_be_built_is_a_row_with_its_reason(inputs, tmp_pat
         save_run(tmp_path, config, [result])
 
 
+@pytest.mark.slow
 def test_whole_networks_resume_from_finished_seeds(inputs, tmp_path, monkeypatch):
     config = CONFIG.model_copy(update={"variants": ["B"], "seeds": 2, "epochs": 1})
     first = run_variant("B", inputs, config, KEYS, tmp_path)

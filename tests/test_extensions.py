@@ -84,6 +84,7 @@ def test_the_example_study_is_refused_nothing():
     assert right.returncode == 0, right.stderr
 
 
+@pytest.mark.slow
 def test_the_doctor_runs_a_check_of_the_user(tmp_path):
     (tmp_path / "model.py").write_text(
         "import torch\ndef make():\n    model = torch.nn.Linear(3, 2)\n"

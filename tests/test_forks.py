@@ -84,6 +84,7 @@ def test_a_killed_kernel_is_reported(tmp_path, address):
     assert found.poll() == -9
 
 
+@pytest.mark.slow
 def test_kernels_end_with_the_run(tmp_path):
     with forks.at_hand(kernel_environment(1), 1):
         address = until(lambda: forks.address_for(1))

@@ -88,6 +88,7 @@ def test_an_unknown_option_is_one_sentence(option):
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_study_file_is_found_from_the_users_folder(finished, tmp_path):
     (tmp_path / "mine.yaml").write_text(TOY)
     done = run_all(finished, "mine.yaml", "--dry-run", cwd=tmp_path)
@@ -168,10 +169,12 @@ def test_set_up_without_a_network_is_one_sentence_and_is_done_again(tmp_path):
 # ---- what it computes
 
 
+@pytest.mark.slow
 def test_a_second_run_computes_nothing(toy):
     assert ran(run_all(toy, "toy")) == []
 
 
+@pytest.mark.slow
 def test_every_study_leaves_what_the_formats_promise(finished):
     folder = finished / "results" / "toy"
     files = ["study.json", "manifest.json", "tables/accuracy.csv", "figures/factorial.png", "report/index.html"]
@@ -291,12 +294,14 @@ def test_a_file_that_was_deleted_is_made_again(toy):
     assert ran(run_all(toy, "toy")) == ["digits/02_train_variant-B", "07_results"]
 
 
+@pytest.mark.slow
 def test_a_second_run_of_the_same_study_is_turned_away(toy):
     with (toy / "results" / "toy" / ".lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         refuse(run_all(toy, "toy"), 75, "The study 'toy' is being run already")
 
 
+@pytest.mark.slow
 def test_a_finished_study_becomes_one_file(finished):
     first, again = run_all(finished, "archive", "toy"), run_all(finished, "archive", "toy")
     assert first.returncode == 0, first.stderr
@@ -313,6 +318,7 @@ def test_the_report_is_rebuilt_alone(toy):
     assert (toy / "results" / "toy" / "report" / "index.html").is_file()
 
 
+@pytest.mark.slow
 def test_a_study_that_was_not_run_has_no_report(finished):
     refuse(run_all(finished, "report", "smoke"), 2, "there are no results of 'smoke'")
 

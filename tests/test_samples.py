@@ -134,7 +134,17 @@ BATCHES = {
 }
 
 
-@pytest.mark.parametrize("name", BATCHES)
+QUICK = (
+    "a loader",
+    "arrays",
+    "a dict with its labels",
+    "one logit",
+    "regression",
+    "a Lightning module",
+)
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in BATCHES])
 def test_it_is_taken_as_it_is_and_left_so(name):
     torch.manual_seed(1)
     told = BATCHES[name]()

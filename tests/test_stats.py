@@ -315,7 +315,10 @@ def test_averages_over_the_splits_of_a_backbone_are_corrected_for_being_more_ali
         assert expected_sample_variance * (1 / J + ratio) == pytest.approx(covariance.mean())
 
 
-@pytest.mark.parametrize(("n_sources", "covers"), [(12, True), (4, True), (1, False)])
+@pytest.mark.parametrize(
+    ("n_sources", "covers"),
+    [(12, True), *(pytest.param(*values, marks=pytest.mark.slow) for values in [(4, True), (1, False)])],
+)
 def test_intervals_cover_the_variation_of_backbones_where_there_are_several(n_sources, covers):
     rng, hits = np.random.default_rng(0), 0
     for _ in range(300):
