@@ -69,6 +69,8 @@ def test_every_variant_learns_what_torch_makes_it_learn(name, monkeypatch):
         {"optimizer": "adam-pl"},
         {"optimizer": "adam-pl07", "beta2": 0.99},
         {"reduction": "sum"},
+        {"loss": "squared"},
+        {"loss": "squared", "reduction": "sum", "batch_size": 5},
         {"batch_size": 1},
         {"batch_size": 5},
         {"batch_size": 16},

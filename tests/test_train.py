@@ -5,12 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, mse_loss, one_hot
 
 from qtl_utils.circuits.layer import QuantumLayer
 from qtl_utils.data.splits import Splits
 from qtl_utils.models.heads import VARIANTS, HeadSettings, make_head
-from qtl_utils.models.network import Network, SmallConv2d, network_logits, train_epoch
+from qtl_utils.models.network import Network, SmallConv2d, batch_loss, network_logits, sample_losses, train_epoch
 from qtl_utils.study.config import TrainConfig
 from qtl_utils.training import many, whole
 from qtl_utils.training.fits import Best, Rates, Replica, batches_of, make_replicas, random_orders, selection_subset
@@ -421,3 +421,17 @@ def test_a_last_batch_of_one_image_joins_the_one_before():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     train_epoch(model, optimizer, torch.randn(9, 2), torch.zeros(9, dtype=torch.long), np.arange(9), config)
     assert seen == [4, 5]
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_the_squared_loss_is_torchs_of_one_hot_classes(reduction):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(5, 3, generator=generator, dtype=torch.float64)
+    targets = torch.tensor([0, 2, 1, -1, 2])
+    each = sample_losses(logits, targets, "squared")
+    kept = targets >= 0
+    wanted = mse_loss(logits[kept], one_hot(targets[kept], 3).double(), reduction="none").mean(-1)
+    torch.testing.assert_close(each[kept], wanted)
+    assert each[3] == 0
+    found = batch_loss(logits[kept], targets[kept], "squared", reduction)
+    torch.testing.assert_close(found, getattr(wanted, reduction)())

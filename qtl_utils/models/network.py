@@ -5,7 +5,7 @@ import math
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy, pad, unfold
+from torch.nn.functional import cross_entropy, one_hot, pad, unfold
 
 EVALUATION_BATCH = 96  # images per forward pass when a network is evaluated; many more leave the cache
 FEW_PIXELS = 4  # that a convolution gives of an image; see `SmallConv2d`
@@ -70,6 +70,24 @@ class SmallConv2d(nn.Conv2d):
         return (seen.flatten(1) @ taps.flatten(1).T)[:, :, None]
 
 
+def sample_losses(logits: torch.Tensor, targets: torch.Tensor, loss: str) -> torch.Tensor:
+    """The loss (n,) of every sample from its logits (n, K) and its class (n,); 0 where that is -1, no sample.
+
+    loss: "cross-entropy"; or "squared", the mean over classes of the squared distance to 1 for the class, 0 for others.
+    """
+    if loss == "cross-entropy":
+        return cross_entropy(logits, targets, reduction="none", ignore_index=-1)
+    wanted = one_hot(targets.clamp(min=0), logits.shape[-1])
+    return (logits - wanted).square().mean(-1) * (targets >= 0)
+
+
+def batch_loss(logits: torch.Tensor, targets: torch.Tensor, loss: str, reduction: str = "mean") -> torch.Tensor:
+    """Mean or sum of `sample_losses` over a batch without padding."""
+    if loss == "cross-entropy":
+        return cross_entropy(logits, targets, reduction=reduction)  # a fused kernel of torch's
+    return getattr(sample_losses(logits, targets, loss), reduction)()
+
+
 def batch_of(pixels: torch.Tensor, index: np.ndarray) -> torch.Tensor:
     """The samples `index` of `pixels`; images on a processor with neighbouring channels, which convolutions prefer."""
     batch = pixels.index_select(0, torch.as_tensor(index, device=pixels.device))
@@ -94,7 +112,7 @@ def train_epoch(model, optimizer, pixels, labels, order, config) -> tuple[float,
         index = order[start:end]
         logits = model(batch_of(pixels, index))
         target = labels[index]
-        loss = cross_entropy(logits, target, reduction=config.reduction)
+        loss = batch_loss(logits, target, config.loss, config.reduction)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

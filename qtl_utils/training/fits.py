@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.nn.functional import cross_entropy
 
 from qtl_utils.data.splits import Splits
+from qtl_utils.models.network import sample_losses
 from qtl_utils.study.config import TrainConfig
 
 
@@ -125,10 +125,10 @@ def stack_indices(indices: Sequence[np.ndarray]) -> np.ndarray:
     return np.stack([np.pad(i, (0, longest - len(i)), constant_values=-1) for i in indices])
 
 
-def loss_and_right(logits: torch.Tensor, targets: torch.Tensor) -> np.ndarray:
-    """Sums of cross-entropy and of right answers, (R, 2), of logits (R, n, K) where targets (R, n) are not -1."""
-    loss = cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none", ignore_index=-1)
-    sums = loss.view(targets.shape).double().sum(1), (logits.argmax(-1) == targets).double().sum(1)
+def loss_and_right(logits: torch.Tensor, targets: torch.Tensor, loss: str = "cross-entropy") -> np.ndarray:
+    """Sums of losses and of right answers, (R, 2), of logits (R, n, K) where targets (R, n) are not -1."""
+    losses = sample_losses(logits.flatten(0, 1), targets.flatten(), loss)
+    sums = losses.view(targets.shape).double().sum(1), (logits.argmax(-1) == targets).double().sum(1)
     return torch.stack(sums, 1).cpu().numpy()
 
 

@@ -177,6 +177,7 @@ class FusedHeads:
             self.first,
             *map(np.ascontiguousarray, (batches, chosen)),
             self.config.reduction == "mean",
+            self.config.loss == "squared",
             *(self.numbers[:, k].data_ptr() for k in range(4)),
             factors,
             self.rates,

@@ -379,9 +379,10 @@ def products_down(kind, x, y, n_samples, width, slopes, n_out, out):
 
 
 @njit(nogil=True)
-def entropy(kind, logits, classes, target, share, slopes):
-    """Cross-entropy of one sample and whether it is right (1.0); the gradient times `share` goes to `slopes`.
+def error(kind, squared, logits, classes, target, share, slopes):
+    """The loss of one sample and whether it is right (1.0); the gradient times `share` goes to `slopes`.
 
+    squared: the mean squared distance of the logits to 1 for the class and 0 for others; else the cross-entropy.
     target -1: no sample. slopes 0: no gradient is asked for.
     """
     best = 0
@@ -391,6 +392,15 @@ def entropy(kind, logits, classes, target, share, slopes):
         if value > most or (value != value and most == most):  # the first NaN counts as the largest, as in torch
             best = k
             most = value
+    right = 1.0 if best == target else 0.0
+    if squared:
+        total = number(kind, 0)
+        for k in range(classes):
+            apart = get(kind, logits, k) - number(kind, 1 if k == target else 0)
+            total += apart * apart
+            if slopes:
+                put(kind, slopes, k, 2 * apart / number(kind, classes) * share if target >= 0 else number(kind, 0))
+        return (float(total / number(kind, classes)), right) if target >= 0 else (0.0, 0.0)
     together = number(kind, 0)
     for k in range(classes):
         together += number(kind, math.exp(get(kind, logits, k) - most))
@@ -401,7 +411,7 @@ def entropy(kind, logits, classes, target, share, slopes):
         put(kind, slopes, k, part * share if target >= 0 else number(kind, 0))
     if target >= 0:
         loss = number(kind, math.log(together)) - (get(kind, logits, target) - most)
-        return float(loss), 1.0 if best == target else 0.0
+        return float(loss), right
     return 0.0, 0.0
 
 
@@ -552,7 +562,7 @@ def backward(kind, head, memory, parameters, m, v, replicas, batch, factors, rat
 
 
 @njit(nogil=True)
-def look(kind, head, memory, table, row_bytes, index, labels, first_row, parameters):
+def look(kind, head, memory, table, row_bytes, index, labels, first_row, parameters, squared):
     """Sums of loss and right answers over the samples `index` of one replica, and whether an angle was not finite.
 
     Samples of -1 are none; those behind the first of them are not looked at.
@@ -573,7 +583,7 @@ def look(kind, head, memory, table, row_bytes, index, labels, first_row, paramet
         bad += forward(kind, head, memory, parameters, 1, count, False)
         for i in range(count):
             place = logits + i * classes * item_bytes(kind)
-            loss, right = entropy(kind, place, classes, labels[index[start + i]], number(kind, 0), 0)
+            loss, right = error(kind, squared, place, classes, labels[index[start + i]], number(kind, 0), 0)
             losses += loss
             rights += right
         start += count
@@ -592,6 +602,7 @@ def train(
     batches,
     chosen,
     mean,
+    squared,
     parameters,
     m,
     v,
@@ -607,6 +618,7 @@ def train(
 
     batches: (epochs, steps, R, B), samples, -1 where there is none; row first_rows[r] + i of the table at `table` holds
     the features of sample i for replica r. mean: whether the loss of a batch is the mean of its samples' or their sum.
+    squared: see `error`.
     chosen (R, n): samples looked at after every epoch, or (R, 0). parameters, m, v, best: addresses of the numbers of
     replica 0; `best` are the parameters after the epoch that did best on these samples.
     factors: (epochs, steps, 2, N_FACTORS) and rates (R, 2), for classical parameters and angles. Added up in history
@@ -643,9 +655,8 @@ def train(
                         place = (r * batch + b) * classes * item_bytes(kind)
                         sample = batches[epoch, step, first + r, b]
                         target = labels[sample] if sample >= 0 else -1
-                        loss, right = entropy(
-                            kind, logits + place, classes, target, number(kind, share), slopes + place
-                        )
+                        weight = number(kind, share)
+                        loss, right = error(kind, squared, logits + place, classes, target, weight, slopes + place)
                         history[first + r, epoch, 0, 0] += loss
                         history[first + r, epoch, 0, 1] += right
                 of_step = factors.ctypes.data + 8 * (epoch * steps + step) * 2 * N_FACTORS
@@ -655,7 +666,9 @@ def train(
                 continue
             for r in range(first, first + replicas):
                 mine = parameters + r * stride
-                loss, right, wrong = look(kind, head, memory, table, row_bytes, chosen[r], labels, first_rows[r], mine)
+                row = first_rows[r]
+                seen = look(kind, head, memory, table, row_bytes, chosen[r], labels, row, mine, squared)
+                loss, right, wrong = seen
                 bad += wrong
                 history[r, epoch, 1, 0] += loss
                 history[r, epoch, 1, 1] += right

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy, embedding
+from torch.nn.functional import embedding
 
 from qtl_utils.data.splits import Splits
 from qtl_utils.models.heads import is_circuit
+from qtl_utils.models.network import sample_losses
 from qtl_utils.study.config import TrainConfig
 from qtl_utils.study.environment import progress
 from qtl_utils.training import fused
@@ -188,7 +189,7 @@ class TorchHeads:
             if chosen is None:
                 continue
             targets, rows = self._looked_up(chosen)
-            sums = loss_and_right(evaluate(self.model, self.table, rows), targets)
+            sums = loss_and_right(evaluate(self.model, self.table, rows), targets, self.config.loss)
             history[:, epoch, 1] = sums
             self.best.update(self.epochs, sums / (chosen >= 0).sum(1, keepdims=True), self.parameters)
             self.epochs += 1
@@ -202,12 +203,12 @@ class TorchHeads:
         outputs = []
         for row, target, share in zip(rows, targets, shares, strict=True):  # each (R, B)
             logits = self.model(embedding(row, self.table))  # (R, B, K)
-            loss = cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none", ignore_index=-1)
+            loss = sample_losses(logits.flatten(0, 1), target.flatten(), self.config.loss)
             # one backward pass for the weighted sum of all losses: replicas share no parameter
             gradients = torch.autograd.grad(loss, self.model.trainable, share.flatten(), materialize_grads=True)
             self.step(gradients, decay)
             outputs.append(logits.detach())
-        return loss_and_right(torch.cat(outputs, 1), targets.movedim(0, 1).flatten(1))
+        return loss_and_right(torch.cat(outputs, 1), targets.movedim(0, 1).flatten(1), self.config.loss)
 
     @property
     def best_epoch(self) -> np.ndarray:

@@ -30,6 +30,7 @@ ARGUMENTS = {  # behind the kind of the vectors
         *HEAD,
         *(_integers(n) for n in (1, 1, 4, 2)),
         types.boolean,
+        types.boolean,
         *[N] * 4,
         *(_reals(n) for n in (4, 2, 4, 2)),
         PAIR,

@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
 
 from qtl_utils.data.splits import Splits
-from qtl_utils.models.network import network_logits, train_epoch
+from qtl_utils.models.network import batch_loss, network_logits, train_epoch
 from qtl_utils.study.config import TrainConfig
 from qtl_utils.study.environment import progress
 from qtl_utils.study.paths import atomic
@@ -57,7 +56,7 @@ def fit_network(
         history[0, epoch, 0] = train_epoch(model, optimizer, pixels, labels, order[epoch], config)
         scheduler.step()
         logits = network_logits(model, pixels, chosen)
-        loss = cross_entropy(logits, labels[chosen]).item()
+        loss = batch_loss(logits, labels[chosen], config.loss).item()
         history[0, epoch, 1] = loss, (logits.argmax(1) == labels[chosen]).sum().item() / len(chosen)
         best.update(epoch, history[:, epoch, 1], _row(model))
         if checkpoint and time.perf_counter() - saved > CHECKPOINT_SECONDS:
