@@ -2,6 +2,10 @@
 
 import ast
 import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
 
 import pytest
 
@@ -31,3 +35,31 @@ def test_every_module_and_file_that_is_named_exists():
         assert (PACKAGE / f"{name}.py").is_file(), name
     for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", TEXT):
         assert (PROJECT / link).exists(), link
+
+
+def test_every_module_is_linted_and_formatted():
+    def ruff(*command):
+        told = [sys.executable, "-m", "ruff", *command, str(PROJECT)]
+        return subprocess.run(told, capture_output=True, text=True, check=False, cwd=PROJECT)
+
+    looked_at = ruff("check", "--show-files").stdout.splitlines()
+    assert {str(path) for path in MODULES} <= set(looked_at)
+    for command in (("check",), ("format", "--check")):
+        done = ruff(*command)
+        assert done.returncode == 0, done.stdout
+
+
+def test_every_package_that_is_imported_is_asked_for():
+    """A package that comes with another one today may not tomorrow."""
+    asked = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
+    asked = {re.match(r"[\w.-]+", line).group().lower().replace("_", "-") for line in asked}
+    of = {name: {dist.lower().replace("_", "-") for dist in dists} for name, dists in packages_distributions().items()}
+    unasked = set()
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+            for name in {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"qtl_utils"}:
+                if not of.get(name, {name}) & asked:
+                    unasked.add((path.name, name))
+    assert not unasked

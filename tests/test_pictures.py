@@ -351,7 +351,7 @@ def test_the_first_words_are_the_answer(plain, equal, answer):
     ("low", "high", "said"),
     [
         (-0.06, -0.02, ", 2 to 6 fewer of 100 pictures are right."),
-        (0.004, 0.03, ", 0 to 3 more of 100 pictures are right. Taken alone this would be a difference, but 4"),
+        (0.004, 0.03, ", 0 to 3 more of 100 pictures are right. Taken alone this would be a difference, but of 4"),
         (-0.024, 0.006, ", between 2 fewer and 1 more of 100 pictures are right."),
         (-0.03, -0.001, ", 0 to 3 fewer of 100 pictures are right. Taken alone"),
         (-0.001, 0.001, ", as many of 100 pictures are right."),

@@ -20,8 +20,8 @@ ENDS = {  # verdict -> in words, colour and marker
 }
 UNTESTED = ("not tested", plots.GREY, "x")
 CAPTION = (
-    "How many more images of 100 the model with the circuit (A) gets right than the same network with a linear layer (C): "
-    "a line for each data set, backbone and kind of settings, with its 95 % interval."
+    "How many more images of 100 the model with the circuit (A) gets right than the same network with a linear layer "
+    "(C): a line for each data set, backbone and kind of settings, with its 95 % interval."
 )
 
 
@@ -38,7 +38,9 @@ def sentences(comparisons: pd.DataFrame) -> list[str]:
     n = comparisons.loc[comparisons["family"], "verdict"].value_counts()
     more, same, unknown, less = (int(n.get(end, 0)) for end in ENDS)
     if not (tested := more + same + unknown + less):
-        return ["This study cannot say: no model with the circuit was compared with one without it over several splits."]
+        return [
+            "This study cannot say: no model with the circuit was compared with one without it over several splits."
+        ]
     told = _first(more, less, same, tested)
     rest = [f"in {same} both were right equally often (to within 2 of 100 images)"] if same else []
     rest += [f"in {unknown} this study is too small to tell"] if unknown else []
@@ -62,7 +64,8 @@ def _first(more: int, less: int, same: int, tested: int) -> str:
 
 def shown(comparisons: pd.DataFrame) -> pd.DataFrame:
     """A minus C, a row per data set, backbone and settings that have both and a backbone."""
-    rows = comparisons.query("a == 'A' and b == 'C' and metric == 'accuracy' and backbone != @NO_BACKBONE")
+    rows = comparisons.query("a == 'A' and b == 'C' and metric == 'accuracy'")
+    rows = rows[rows["backbone"] != NO_BACKBONE]
     return rows[rows["value"].notna()].reset_index(drop=True)
 
 

@@ -100,7 +100,7 @@ def _files(folder: Path, study: StudyConfig, study_file: Path) -> Iterator[tuple
 
 
 def _crate(folder: Path, study: StudyConfig, files: Mapping[str, Path]) -> dict[str, Any]:
-    """The JSON-LD document: a descriptor, the study as a data set, its folders and files, who made it, and with what."""
+    """The JSON-LD document: a descriptor, the study as a data set, its folders and files, who made it, with what."""
     citation = read_file(PROJECT / "CITATION.cff")
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     described = [name for name in files if not name.startswith("report/") or name == "report/index.html"]

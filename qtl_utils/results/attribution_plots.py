@@ -13,7 +13,20 @@ from matplotlib.transforms import ScaledTranslation
 from qtl_utils.results import stats
 from qtl_utils.results.conclusions import ZEROED
 from qtl_utils.results.diagnostic_plots import STAGES
-from qtl_utils.results.plots import BLUE, GREEN, GREY, ORANGE, SKY, VERMILION, WIDTH, Figure, _errors, _legend, _rows, _styled
+from qtl_utils.results.plots import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    SKY,
+    VERMILION,
+    WIDTH,
+    Figure,
+    _errors,
+    _legend,
+    _rows,
+    _styled,
+)
 from qtl_utils.results.plots import look as _look
 
 KINDS = {"used": ("altered after training: used?", ORANGE, "o"), "useful": ("trained without: useful?", BLUE, "s")}

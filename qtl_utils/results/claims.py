@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from qtl_utils.study.paths import atomic
 from qtl_utils.results.runs import write_csv
+from qtl_utils.study.paths import atomic
 
 COLUMNS = ["notebook", "claim", "found", "confirmed"]
 

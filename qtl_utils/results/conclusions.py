@@ -163,7 +163,9 @@ def effects(table: pd.DataFrame) -> list[str]:
             leaves_out_zero = row["low"] * row["high"] > 0
             verdict = "" if leaves_out_zero else ", too small to tell from zero"
             if leaves_out_zero and not p < stats.ALPHA:
-                verdict = f", no proof with {len(part)} such tests allowed for (Holm), though the interval leaves out zero"
+                verdict = (
+                    f", no proof with {len(part)} such tests allowed for (Holm), though the interval leaves out zero"
+                )
             verdict = verdict if row["n_splits"] > 1 else ""
             what = f"{row['schedule']}, {effect} on {NAMES[row['metric']]}: {value}{unit} [{low}, {high}]{verdict}"
             lines.append(f"{what} ({_behind(row, len(part))}).")

@@ -66,4 +66,3 @@ def gains(table: pd.DataFrame) -> Figure:
         ax.set_xlabel("gained, of 100 test samples")
     _legend(figure, list(handles.values()), list(handles))
     return figure
-

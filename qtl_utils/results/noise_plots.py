@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 
+from qtl_utils.results.noise_tables import DEVICE, EXACT, GATES, SHOTS, UNDER, WITHOUT
 from qtl_utils.results.plots import (
     BLACK,
     BLUE,
@@ -16,7 +17,6 @@ from qtl_utils.results.plots import (
     _rows,
     _styled,
 )
-from qtl_utils.results.noise_tables import DEVICE, EXACT, GATES, SHOTS, UNDER, WITHOUT
 
 COLOURS = [VERMILION, BLUE, ORANGE, BLACK]
 MARKERS = ["o", "^", "v", "s"]

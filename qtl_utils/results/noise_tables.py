@@ -21,8 +21,6 @@ def arm(model: str, kind: str, level: str | float, training: str) -> str:
     return f"{model} | {kind} | {level} | {training}"
 
 
-
-
 def costs(metrics: pd.DataFrame) -> pd.DataFrame:
     """Accuracy and loss of every arm with intervals, and what it lost against the same model without noise.
 

@@ -12,8 +12,8 @@ from qtl_utils.results import plots, tables
 from qtl_utils.results.claims import Claims
 from qtl_utils.study import extensions
 from qtl_utils.study.environment import set_threads
-from qtl_utils.study.paths import study_dir, write_json
 from qtl_utils.study.errors import checked
+from qtl_utils.study.paths import study_dir, write_json
 
 Settings = TypeVar("Settings", bound=BaseModel)
 
@@ -26,7 +26,7 @@ class Page:
         page.claims.expect("what should be", holds, "what is")
         page.save()
 
-    `notebook` is the name of the notebook and whatever tells its executions apart, as in "02_train_variant-digits-heads".
+    `notebook` is the notebook's name and whatever tells its executions apart, as in "02_train_variant-digits-heads".
     """
 
     def __init__(self, notebook: str, study: str = "interactive", results_dir: str = "", threads: int = 1):

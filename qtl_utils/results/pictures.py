@@ -1,4 +1,4 @@
-"""The one page that answers for pictures of one's own, in plain words: from results files alone, as HTML and as text."""
+"""The one page that answers for pictures of one's own, in plain words: from results files alone, as HTML and text."""
 
 import json
 import shlex
@@ -79,7 +79,6 @@ def read_found(folder: str | Path, dataset: str) -> Found | None:
     key = _best_group(comparisons, results["metrics"])
     rows = {name: part[(part[GROUP] == list(key)).all(axis=1)] for name, part in (tables | results).items()}
     best = _best_variant(rows["metrics"])
-    compared = {"A", *RIVALS, best}
     backbone = study.backbones[key[1]]
     data = folder / "data" / dataset
     samples = json.loads((data / "splits.json").read_text(encoding="utf-8"))["samples"]
@@ -95,7 +94,7 @@ def read_found(folder: str | Path, dataset: str) -> Found | None:
         best=best,
         run=_run_of(best, rows["metrics"]),
         heads=_run_of("A", rows["metrics"]),
-        predictions=rows["predictions"].query("variant in @compared"),
+        predictions=rows["predictions"][rows["predictions"]["variant"].isin({"A", *RIVALS, best})],
         hashes={sample["id"]: sample["hash"] for sample in samples},
     )
 
@@ -133,9 +132,11 @@ def headline(verdicts: dict[str, str]) -> str:
     if told and all(verdict == "higher" for verdict in told) and len(told) == len(RIVALS):
         return "Yes. With the circuit more pictures are recognised than with either head without one."
     if plain == "higher":
-        return "Not shown. The model with the circuit beats a plain linear head, but not an equally large one without circuit."
+        said = "beats a plain linear head, but not an equally large one without circuit"
+        return f"Not shown. The model with the circuit {said}."
     if equal == "higher":
-        return "Not shown. The model with the circuit beats an equally large head, but not a plain linear one without circuit."
+        said = "beats an equally large head, but not a plain linear one without circuit"
+        return f"Not shown. The model with the circuit {said}."
     if told and all(verdict == "equivalent" for verdict in told):
         return "No. With or without the circuit, as many pictures are recognised (to within 2 of 100)."
     if told and all(verdict == "no variation" for verdict in told):
@@ -189,7 +190,7 @@ def _change(name: str, test: pd.Series) -> str:
     line = f"With the circuit instead of {stats.PLAIN[name]}, {change} of 100 pictures are right."
     if test["verdict"] == "not distinguishable" and test["low"] * test["high"] > 0:
         n = int(test["n_tests"])
-        line += f" Taken alone this would be a difference, but {n} comparisons were made, and one of {n} may look so by chance."
+        line += f" Taken alone this would be a difference, but of {n} comparisons one may look so by chance."
     return line
 
 
@@ -225,15 +226,13 @@ def certainty(found: Found) -> list[str]:
         if test["error"] > 0
     ]
     if missed:
-        lines.append(
-            f"A difference between the models of under {stats.of_hundred(max(missed)).replace('images', 'pictures')} can "
-            "be missed with this many pictures."
-        )
+        least = stats.of_hundred(max(missed)).replace("images", "pictures")
+        lines.append(f"A difference between the models of under {least} can be missed with this many pictures.")
     if np.isfinite(found.accuracy.loc[found.best, "low"]):
         lines.append(
             "“Between” means: of 100 studies like this one, about 95 give a range that holds the true value. It "
-            "covers which pictures were there and how training went, not pictures of another kind (another camera, light "
-            "or place)."
+            "covers which pictures were there and how training went, not pictures of another kind (another camera, "
+            "light or place)."
         )
     return lines
 
@@ -353,7 +352,11 @@ def write_page(found: Found, thumbnail: Callable[[Path], str]) -> tuple[Path, st
         write_csv(told["wrong"], part)
     pictures = [_picture(found, row, thumbnail) for row in told["wrong"].head(SHOWN).itertuples()]
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, autoescape=True, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(TEMPLATES),
+        undefined=StrictUndefined,
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {"shown": shown, "code": _code}
     page = environment.get_template("pictures.html.j2").render(told | {"pictures": pictures})
@@ -426,7 +429,9 @@ def _bars(found: Found) -> dict:
             "low": place(test["low"]),
             "value": place(test["value"]),
             "high": place(test["high"]),
-            "says": f"{100 * test['value']:+.1f} of 100, between {100 * test['low']:+.1f} and {100 * test['high']:+.1f}",
+            "says": "{:+.1f} of 100, between {:+.1f} and {:+.1f}".format(
+                *(100 * test[key] for key in ("value", "low", "high"))
+            ),
         }
         for name, test in tests.items()
     ]

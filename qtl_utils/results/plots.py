@@ -21,8 +21,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from qtl_utils.results import stats
-from qtl_utils.study.paths import atomic
 from qtl_utils.results.runs import VARIANT_ORDER, groups, in_order, title
+from qtl_utils.study.paths import atomic
 
 BLACK = "#000000"
 ORANGE = "#E69F00"
@@ -53,7 +53,7 @@ STYLE = {
 class Figure(mpl.figure.Figure):
     """A matplotlib figure that a notebook shows wherever it is displayed, without pyplot.
 
-    It is laid out once, when it is first saved or shown: working out where everything goes takes longer than drawing it.
+    It is laid out once, when it is first saved or shown: working out where things go takes longer than drawing them.
     """
 
     def savefig(self, *args, **options):

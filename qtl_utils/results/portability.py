@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from qtl_utils.study.paths import PACKAGE, atomic
 from qtl_utils.results.verify import ROUNDING, Verdict, verify
+from qtl_utils.study.paths import PACKAGE, atomic
 
 HERE = "this processor"
 ENDED = (0, 1)  # exit codes of studies that ended with a report: done, and some notebook failed

@@ -71,8 +71,8 @@ PUBLISHED = [
 # how many of the 153 images were right after each of the 30 epochs of the published training of A, from its notebook
 CURVE_OF_2019 = [122, 125, 140, 139, 143, 147, 146, 145, 146, 147, 143, 138, 148, 145, 144]
 CURVE_OF_2019 += [145, 144, 145, 148, 144, 144, 141, 146, 147, 147, 146, 147, 147, 148, 145]
-# The paper's own test on hardware (arXiv:1912.08278, section on transfer learning from classical to quantum), as we know
-# it from citations; its text could not be read where this was written, hence `verified`
+# The paper's own test on hardware (arXiv:1912.08278, section on transfer learning from classical to quantum), as we
+# know it from citations; its text could not be read where this was written, hence `verified`
 DEVICES_OF_2019 = [
     {"device": "ibmqx4", "accuracy": 0.95, "source": "arXiv:1912.08278", "verified": False},
     {"device": "Aspen-4-4Q-A (Rigetti)", "accuracy": 0.80, "source": "arXiv:1912.08278", "verified": False},

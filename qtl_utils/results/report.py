@@ -11,8 +11,16 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from qtl_utils.results import answer, report_compare, report_docs, report_figures, report_notebooks, report_size, report_tables
-from qtl_utils.results import who_is_right
+from qtl_utils.results import (
+    answer,
+    report_compare,
+    report_docs,
+    report_figures,
+    report_notebooks,
+    report_size,
+    report_tables,
+    who_is_right,
+)
 from qtl_utils.results.claims import read_claims
 from qtl_utils.results.report_figures import Told
 from qtl_utils.results.report_notebooks import label

@@ -15,7 +15,7 @@ KEYS = ["dataset", "backbone", "settings", "protocol", "variant"]
 
 
 def find(name: str, results_dir: str | None) -> Path:
-    """The results folder that a user names: a path, or a study in results/; FileNotFoundError where it has no tables."""
+    """The results folder that a user names, a path or a study in results/; FileNotFoundError where it has no tables."""
     for folder in (Path(name), study_dir(name, results_dir)):
         if (folder / "tables").is_dir():
             return folder.resolve()
@@ -58,7 +58,10 @@ def _differences(folders: tuple[Path, Path], names: list[str], target: Path) -> 
     found = verify(folders[1], folders[0])
     differ = found.conclusions[~found.conclusions["same"]]
     n = len(found.conclusions)
-    parts = ["## What they conclude", f"{n - len(differ)} of {n} conclusions of {names[0]} are drawn in {names[1]} too."]
+    parts = [
+        "## What they conclude",
+        f"{n - len(differ)} of {n} conclusions of {names[0]} are drawn in {names[1]} too.",
+    ]
     if len(differ):
         shown = pd.DataFrame({"about": differ.index})
         for name, side in zip(names, ("reference", "here"), strict=True):
@@ -95,7 +98,9 @@ def _settings(folders: tuple[Path, Path], names: list[str]) -> list[str]:
         left, right = (_flat(json.loads(path.read_text(encoding="utf-8"))) for path in paths)
         left, right = ({k: v for k, v in side.items() if not k.startswith(_OWN)} for side in (left, right))
         keys = [key for key in dict.fromkeys([*left, *right]) if left.get(key) != right.get(key)]
-        rows = [{"key": key} | {n: _said(s.get(key)) for n, s in zip(names, (left, right), strict=True)} for key in keys]
+        rows = [
+            {"key": key} | {n: _said(s.get(key)) for n, s in zip(names, (left, right), strict=True)} for key in keys
+        ]
         told += [f"## {title}", markdown(pd.DataFrame(rows)) if rows else "The same in both."]
     return told
 

@@ -15,7 +15,7 @@ from PIL import Image
 FUNCTION = re.compile(r"\b(\w*plots)\.(\w+)\(")  # who draws the figure of a cell
 NAME = re.compile(r"""figures(?:\.get\(|\[)["'](\w+)["']""")  # page.figures["family"]
 TABLE = re.compile(r"""tables\[["'](\w+)["']\]""")
-TABLES = {  # figures whose numbers lie in a table of another name; made by the report itself: learning_curves, confusion
+TABLES = {  # figures whose numbers lie in a table of another name; the report itself makes learning_curves, confusion
     "plots.factorial": "factorial",
     "plots.family": "comparisons",
     "plots.differences": "comparisons",
@@ -30,13 +30,26 @@ TABLES = {  # figures whose numbers lie in a table of another name; made by the 
     "ladder_plots.climb": "repair_levels",
 }
 VALUES = ["value", "accuracy", "mean", "coverage", "power", "variance", "gradient", "relative", "error_angles"]
-VALUES += ["accuracy_median", "snr", "gradient_kept", "ours", "seconds", "qubits", "rms", "training", "p", "outputs", "median", "n"]
+VALUES += [
+    "accuracy_median",
+    "snr",
+    "gradient_kept",
+    "ours",
+    "seconds",
+    "qubits",
+    "rms",
+    "training",
+    "p",
+    "outputs",
+    "median",
+    "n",
+]
 _UNSAID = {"low", "high", "nb_low", "nb_high", "sentence", "interval", "note", "study", "run"}  # no names of rows
 
 
 @dataclass(frozen=True)
 class Told:
-    """What is said of a figure: below it, instead of it, and in which table of the report its numbers are ('': none)."""
+    """What is said of a figure: below it, instead of it, and in which table of the report its numbers are; '': none."""
 
     caption: str
     alt: str

@@ -85,7 +85,9 @@ def _show(cell: dict[str, Any], stem: str, section: str, name: Path, extra: Path
             report_figures.save_small(base64.b64decode("".join(data["image/png"])), extra / image)
             told = report_figures.of_cell("".join(cell["source"]), section, extra / "tables")
             about = said.splitlines()[-1] if said else ""
-            told = report_figures.Told(*(f"{about}. {text}" if about else text for text in (told.caption, told.alt)), told.table)
+            told = report_figures.Told(
+                *(f"{about}. {text}" if about else text for text in (told.caption, told.alt)), told.table
+            )
             up = "../" * len(name.parts)
             output["data"] = {"text/html": report_figures.figure(image, told, up)}
             said = ""

@@ -8,9 +8,9 @@ import pandas as pd
 from pandas.io.formats.style import Styler
 
 from qtl_utils.results import stats
-from qtl_utils.study.paths import atomic
 from qtl_utils.results.runs import COUNTS, GROUP, LEARNING_RATES, VALUES, groups, in_order, title, write_csv
 from qtl_utils.study.names import NO_BACKBONE
+from qtl_utils.study.paths import atomic
 
 Tables = dict[str, pd.DataFrame]  # as runs.read_runs returns them
 
@@ -210,7 +210,9 @@ def answer(comparisons: pd.DataFrame) -> list[str]:
         return ["No pre-specified comparison was run: that takes A and one of " + ", ".join(stats.FAMILY) + "."]
     n = run["verdict"].value_counts()
     ended = [n.get(verdict, 0) for verdict in ("higher", "lower", "equivalent", "not distinguishable")]
-    text = "Of {} comparisons of A that were fixed beforehand, A is right more often in {}, less often in {} and equally "
+    text = (
+        "Of {} comparisons of A that were fixed beforehand, A is right more often in {}, less often in {} and equally "
+    )
     text += "often (to within 2 of 100 images) in {}; in {} this study cannot tell"
     rest = len(run) - sum(ended)
     lines = [text.format(len(run), *ended) + (f"; {rest} could not be tested." if rest else ".")]

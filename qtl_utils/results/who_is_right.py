@@ -36,7 +36,7 @@ def read_every(folder: Path, kind: str) -> pd.DataFrame:
 
 
 def shares(predictions: pd.DataFrame) -> pd.DataFrame:
-    """How often each variant was right about each image: GROUP, id, label, then a column a variant, shares of trainings.
+    """How often each variant was right about each image: GROUP, id, label, a column a variant, shares of trainings.
 
     NaN where a variant was not tested on the image.
     """
@@ -52,7 +52,11 @@ def page(table: pd.DataFrame, thumbnails: Thumbnails, up: str = "") -> str:
 
     up: the way from the page to the report's first one.
     """
-    parts = ["# Who is right?", _INTRODUCTION, f'<a href="{up}tables/who_is_right.csv" download>All images about which some variant is wrong (CSV)</a>']
+    parts = [
+        "# Who is right?",
+        _INTRODUCTION,
+        f'<a href="{up}tables/who_is_right.csv" download>All images about which some variant is wrong (CSV)</a>',
+    ]
     for key, part in groups(table):
         part = part.drop(columns=GROUP).dropna(axis="columns", how="all").set_index(["id", "label"])
         if part.shape[1] > 1:
@@ -60,9 +64,9 @@ def page(table: pd.DataFrame, thumbnails: Thumbnails, up: str = "") -> str:
     return "\n\n".join(parts) + "\n"
 
 
-_INTRODUCTION = """Each variant was trained many times. A variant is *right* about an image here if more than half of the
-trainings that tested it were; percentages are shares of these trainings. Images are shown where variants disagree most, and
-where all are wrong: worth a look at the image, and at its label."""
+_INTRODUCTION = """Each variant was trained many times. A variant is *right* about an image here if more than half of
+the trainings that tested it were; percentages are shares of these trainings. Images are shown where variants disagree
+most, and where all are wrong: worth a look at the image, and at its label."""
 
 
 def telling(table: pd.DataFrame) -> pd.DataFrame:
@@ -75,7 +79,9 @@ def counts(part: pd.DataFrame) -> str:
     """On how many images all variants of a group are right, none is, and they disagree."""
     right = part.gt(0.5).where(part.notna())
     every, none = (right.eq(value).where(right.notna(), True).all(axis=1).sum() for value in (True, False))
-    told = f"Of {len(part)} tested images all {part.shape[1]} variants are right about {every}, all wrong about {none}, "
+    told = (
+        f"Of {len(part)} tested images all {part.shape[1]} variants are right about {every}, all wrong about {none}, "
+    )
     told += f"and disagree on {len(part) - every - none}."
     if {"A", "C"} <= set(part.columns):
         both = right.dropna(subset=["A", "C"])
@@ -119,5 +125,7 @@ def _card(row: pd.Series, picture: bytes | None) -> str:
     lines = []
     for word, of in (("right", shown[shown > 0.5]), ("wrong", shown[shown <= 0.5])):
         if len(of):
-            lines.append(f"<br>{word}: " + ", ".join(f"{html.escape(v)} {100 * share:.0f} %" for v, share in of.items()))
+            lines.append(
+                f"<br>{word}: " + ", ".join(f"{html.escape(v)} {100 * share:.0f} %" for v, share in of.items())
+            )
     return f"<li>{image}<span><b>{truth}</b> <code>{name}</code>{''.join(lines)}</span></li>"
