@@ -345,7 +345,7 @@ def test_the_report_is_small_enough_to_send(full_report):
 def test_the_images_that_variants_disagree_on_have_a_page(full_report):
     page = (full_report / "who_is_right.html").read_text()
     assert "<code>one</code>" in page and "data:image/png" in page
-    assert (full_report / "tables" / "who_is_right.csv").is_file()
+    assert (full_report / "tables" / "who_is_right.csv.gz").is_file()
     assert 'href="who_is_right.html"' in (full_report / "index.html").read_text()
 
 

@@ -58,3 +58,16 @@ def test_only_coloured_code_is_marked():
         '<pre><span class="k">def</span><span class="w"> </span><span class="n">f</span><span class="p">()</span></pre>'
     )
     assert report_size.slim(page) == '<pre><span class="k">def</span> f()</pre>'
+
+
+def test_a_second_copy_is_left_out_and_its_links_lead_to_the_first(tmp_path):
+    built(tmp_path)
+    (tmp_path / "figures").mkdir()
+    for name, data in {"a.png": b"1", "b.png": b"1", "c.png": b"2"}.items():
+        (tmp_path / "figures" / name).write_bytes(data)
+    (tmp_path / "index.html").write_text('<img src="figures/b.png"><a href="figures/c.png"><a href="tables/a.csv">')
+    (tmp_path / "notebooks" / "x.html").write_text('<img src="../figures/b.png">')
+    report_size.lighten(tmp_path)
+    assert (tmp_path / "index.html").read_text().startswith('<img src="figures/a.png"><a href="figures/c.png">')
+    assert (tmp_path / "notebooks" / "x.html").read_text() == '<img src="../figures/a.png">'
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"a.png", "c.png"}

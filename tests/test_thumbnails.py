@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from qtl_utils.data import index
 from qtl_utils.data import thumbnails as module
 from qtl_utils.data.datasets import load_dataset
+from qtl_utils.data.images import read_image
+from qtl_utils.data.index import ImageIndex
 from qtl_utils.data.thumbnails import SIDE, thumbnails
 from qtl_utils.study.config import DataConfig
 
@@ -30,6 +33,21 @@ def test_a_photograph_becomes_small(tmp_path):
     assert Image.open(io.BytesIO(png)).size == (SIDE, SIDE // 2)
     (tmp_path / "bees" / "1.png").unlink()
     assert thumbnails(config, ["bees/1.png"]) == {}
+
+
+def test_what_a_study_knows_of_its_images_is_not_read_again(monkeypatch, tmp_path):
+    for number, name in enumerate(("ants", "bees", "wasps")):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        Image.new("RGB", (40, 20), (90 * number, 0, 0)).save(tmp_path / "pictures" / name / "1.png")
+    config = DataConfig(dataset="image_folder", data_dir=str(tmp_path / "pictures"))
+    known = tmp_path / "images.json"
+    load_dataset("image_folder", data_dir=config.data_dir, index=ImageIndex(known))
+    read = []
+    monkeypatch.setattr(index, "read_image", lambda path: read.append(path) or read_image(path))
+    assert set(thumbnails(config, ["bees/1.png"], known)) == {"bees/1.png"}
+    assert not read
+    assert set(thumbnails(config, ["bees/1.png"])) == {"bees/1.png"}
+    assert len(read) == 3
 
 
 @pytest.mark.parametrize("dataset", ["ants_bees", "spirals", "of an extension"])

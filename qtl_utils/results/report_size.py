@@ -1,10 +1,12 @@
 """A report that can be sent: leaves out of what Sphinx has built what no page needs."""
 
+import hashlib
 import json
 import re
 import shutil
 from pathlib import Path
 
+LINK = re.compile(r"""((?:href|src|data-src|srcset)="(?:\.\./)*)((?:figures|tables)/[^"]+)""")
 ICON = re.compile(r'class="fa-(?:solid|brands|regular) fa-([a-z0-9-]+)')
 STYLED = re.compile(r'\s(?:id="T_[^"]*"|class="(?:data|col_heading|row_heading|blank)[^"]*")')  # pandas, on every cell
 UNCOLOURED = re.compile(r'<span class="(?:n|p|w)">([^<]*)</span>')  # names, brackets and spaces
@@ -23,15 +25,18 @@ DRAW = """document.querySelectorAll('[class*="fa-"]').forEach((place) => {
 
 
 def lighten(built: Path) -> None:
-    """Takes away source maps, translations, icons and tables that no page of the report uses."""
+    """Takes away source maps, translations, icons, tables that no page of the report uses, and second copies."""
     for path in [*built.rglob("*.map"), built / "objects.inv", *(built / "_static" / "locales").rglob("*.[mp]o")]:
         path.unlink(missing_ok=True)
     shutil.rmtree(built / "_sources", ignore_errors=True)
     text = ""
+    twins = _twins(built / "figures") | _twins(built / "tables")
     for path in built.rglob("*.html"):
-        page = path.read_text(encoding="utf-8")
+        page = LINK.sub(lambda link: link[1] + twins.get(link[2], link[2]), path.read_text(encoding="utf-8"))
         path.write_text(slim(page), encoding="utf-8")
         text += page
+    for name in twins:
+        (built / name).unlink()
     linked = set(re.findall(r'href="[^"]*tables/([^"/]+)"', text))
     for path in (built / "tables").glob("*"):
         if path.name not in linked:
@@ -40,6 +45,16 @@ def lighten(built: Path) -> None:
         if f'"fa-{face} ' not in text:
             (built / "_static" / "vendor" / "fontawesome" / "webfonts" / f"fa-{face}-400.woff2").unlink(missing_ok=True)
     few_icons(built / "_static" / "scripts" / "fontawesome.js", sorted(set(ICON.findall(text))))
+
+
+def _twins(folder: Path) -> dict[str, str]:
+    """Files of `folder` that are another one again, and which: "figures/b.png" -> "figures/a.png"."""
+    first, found = {}, {}
+    for path in sorted(path for path in folder.glob("*") if path.is_file()):
+        kept = first.setdefault((hashlib.sha256(path.read_bytes()).digest(), path.suffix), path)
+        if kept is not path:
+            found[f"{folder.name}/{path.name}"] = f"{folder.name}/{kept.name}"
+    return found
 
 
 def slim(page: str) -> str:

@@ -9,6 +9,8 @@ import pandas as pd
 from qtl_utils.results import who_is_right
 from qtl_utils.results.runs import GROUP
 
+PACKED = ("who_is_right",)  # a row an image: large, and seldom opened
+
 
 def copy_tables(folder: Path, target: Path) -> pd.DataFrame:
     """Copies the CSV files of a study's `folder` into `target` and adds those that figures are drawn from.
@@ -26,7 +28,9 @@ def copy_tables(folder: Path, target: Path) -> pd.DataFrame:
         ("who_is_right", who_is_right.telling(right)),
     ):
         if len(table):
-            table.to_csv(target / f"{name}.csv", index=False, float_format="%.3g", lineterminator="\n")
+            written = {"index": False, "float_format": "%.3g", "lineterminator": "\n"}
+            packed = {"method": "gzip", "mtime": 1} if name in PACKED else None  # the same bytes whenever it is packed
+            table.to_csv(target / f"{name}.csv{'.gz' if packed else ''}", compression=packed, **written)
     return right
 
 

@@ -55,7 +55,7 @@ def page(table: pd.DataFrame, thumbnails: Thumbnails, up: str = "") -> str:
     parts = [
         "# Who is right?",
         _INTRODUCTION,
-        f'<a href="{up}tables/who_is_right.csv" download>All images about which some variant is wrong (CSV)</a>',
+        f'<a href="{up}tables/who_is_right.csv.gz" download>All images about which some variant is wrong (CSV.GZ)</a>',
     ]
     for key, part in groups(table):
         part = part.drop(columns=GROUP).dropna(axis="columns", how="all").set_index(["id", "label"])
