@@ -266,6 +266,14 @@ def test_the_numbers_on_noise_are_those_of_the_reference():
     assert f"then right in {a:.1f} of 100 images; the repaired A," in text and f"layer as well, in {b:.1f}." in text
 
 
+def test_the_time_of_noise_is_that_of_the_benchmark():
+    found = pd.read_csv(PROJECT / "results" / "reference" / "benchmarks" / "noise.csv")
+    few, many = found[found["way"] == "density, float64"].set_index("batch").loc[[4, 64], "times_default_mixed"]
+    assert f"{few:.0f} times as long with batches of 4 and {many:.0f} times with batches of 64" in " ".join(
+        TEXT.split()
+    )
+
+
 def test_what_the_page_on_noise_shows_runs(tmp_path):
     known = {}
     exec(block("python", "NoiseModel"), known)
