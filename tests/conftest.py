@@ -1,4 +1,4 @@
-"""What the tests share: the real images and weights where present, and the switches `--slow` and `--slow-in`."""
+"""What the tests share: the real images and weights where present, and the `--slow` switch."""
 
 import os
 import socket
@@ -13,13 +13,12 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
-    parser.addoption("--slow-in", action="append", default=[], metavar="FILE", help="also run those of this file")
 
 
 def pytest_collection_modifyitems(config, items):
     if not config.getoption("--slow"):
         for item in items:
-            if "slow" in item.keywords and item.path.name not in config.getoption("--slow-in"):
+            if "slow" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
 
 
