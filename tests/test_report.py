@@ -95,7 +95,7 @@ def pages(report):
 def test_the_answer_comes_before_the_notebooks(report):
     page = (report / "index.html").read_text()
     order = [
-        page.index(text) for text in ("<h1>Does it help?", "Not here.", "f.png", "A|x", "<h2>The notebooks", "SHA-256")
+        page.index(text) for text in ("<h1>Does it help?", "Not here.", "figures/", "A|x", "<h2>The notebooks", "SHA-256")
     ]
     assert order == sorted(order)
 
