@@ -1,9 +1,12 @@
 """The doctor on the models of a study, and what 07 says of it."""
 
 import pandas as pd
+import torch
 from small_inputs import make_inputs
 
+from qtl_utils.analyses import checkup as module
 from qtl_utils.analyses.checkup import checkup, read_kept
+from qtl_utils.doctor import diagnose
 from qtl_utils.results.tables import known_faults
 from qtl_utils.study.config import RunConfig
 from qtl_utils.training.run import run_variant, save_run
@@ -45,6 +48,16 @@ def test_a_network_is_looked_at_as_it_began(tmp_path):
     found = checked_up(tmp_path, "A-joint", variants=["A-joint"], seeds=1, batch_size=10)
     assert "zeroed_angles" not in set(found["check"])
     assert found.set_index("check").loc["forward", "verdict"] == "ok"
+
+
+def test_a_training_is_held_against_its_own_loss(tmp_path, monkeypatch):
+    given = {}
+    monkeypatch.setattr(module, "diagnose", lambda *told, **more: given.update(more) or diagnose(*told, **more))
+    checked_up(tmp_path / "a", seeds=1)
+    assert given["loss"] is None  # cross-entropy, which fits labels and outputs
+    found = checked_up(tmp_path / "b", loss="squared", seeds=1).set_index("check")
+    assert given["loss"](torch.zeros(2, 4), torch.tensor([0, 3])).item() == 0.25
+    assert found.loc[["loss", "labels"], "verdict"].isin(["ok", "skipped"]).all()
 
 
 def test_what_07_says_of_it():

@@ -258,6 +258,9 @@ def test_published_results_need_images_and_are_left_out_unless_asked_for(tmp_pat
         ({}, "2019"),
         ({"lr_quantum": 0.01}, "lr_quantum 0.01"),
         ({"epochs": 30, "batch_size": 8}, "batch_size 8"),
+        ({"loss": "squared"}, "loss squared"),
+        ({"simulator": "device", "device_name": "fez", "shots": 100}, "device_name fez, shots 100"),
+        ({"simulator": "density", "shots": None}, "2019"),
         ({"lr_quantum": 0.01, "settings": "mine"}, "mine"),
     ],
 )

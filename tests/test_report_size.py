@@ -63,11 +63,11 @@ def test_only_coloured_code_is_marked():
 def test_a_second_copy_is_left_out_and_its_links_lead_to_the_first(tmp_path):
     built(tmp_path)
     (tmp_path / "figures").mkdir()
-    for name, data in {"a.png": b"1", "b.png": b"1", "c.png": b"2"}.items():
+    for name, data in {"of-a.png": b"1", "b.png": b"1", "c.png": b"2"}.items():
         (tmp_path / "figures" / name).write_bytes(data)
-    (tmp_path / "index.html").write_text('<img src="figures/b.png"><a href="figures/c.png"><a href="tables/a.csv">')
-    (tmp_path / "notebooks" / "x.html").write_text('<img src="../figures/b.png">')
+    (tmp_path / "index.html").write_text('<img src="figures/of-a.png"><a href="figures/c.png"><a href="tables/a.csv">')
+    (tmp_path / "notebooks" / "x.html").write_text('<img src="../figures/of-a.png">')
     report_size.lighten(tmp_path)
-    assert (tmp_path / "index.html").read_text().startswith('<img src="figures/a.png"><a href="figures/c.png">')
-    assert (tmp_path / "notebooks" / "x.html").read_text() == '<img src="../figures/a.png">'
-    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"a.png", "c.png"}
+    assert (tmp_path / "index.html").read_text().startswith('<img src="figures/b.png"><a href="figures/c.png">')
+    assert (tmp_path / "notebooks" / "x.html").read_text() == '<img src="../figures/b.png">'
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"b.png", "c.png"}

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 
 from qtl_utils.doctor import diagnose
 from qtl_utils.models.heads import circuit_angles, make_head
+from qtl_utils.models.network import batch_loss
 from qtl_utils.results.runs import TUNING, read_table
 from qtl_utils.study.config import BackboneConfig, DataConfig, RunConfig
 from qtl_utils.training.fits import lr_decay, selection_subset
@@ -88,6 +90,7 @@ def _looked_at(variant: str, kept: Kept, inputs: Inputs, settings: str, seed: in
     found = diagnose(
         model,
         (samples[train], torch.as_tensor(inputs.data.labels[train])),
+        loss=None if config.loss == "cross-entropy" else partial(batch_loss, loss=config.loss),
         optimizer=optimizer,
         scheduler=torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: lr_decay(epoch, config)),
         history=_history(rows, selection_subset(inputs.splits)),

@@ -79,14 +79,11 @@ class Condition:
     @property
     def layer(self) -> dict:
         """The keywords of a QuantumLayer that trains under it."""
-        match self.kind:
-            case "shots":
-                return {"simulator": "density", "shots": self.level, "diff_method": "parameter-shift"}
-            case "gate noise":
-                return {"simulator": "density", "noise": depolarised(self.level)}
-            case "device":
-                return {"simulator": "device", "device_name": self.level}
-        return {}
+        if self.kind == SHOTS:
+            return {"simulator": "density", "shots": self.level, "diff_method": "parameter-shift"}
+        if self.kind == GATES:
+            return {"simulator": "density", "noise": depolarised(self.level)}
+        return {"simulator": "device", "device_name": self.level} if self.kind == DEVICE else {}
 
 
 NOTHING = Condition(EXACT)

@@ -6,7 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
-LINK = re.compile(r"""((?:href|src|data-src|srcset)="(?:\.\./)*)((?:figures|tables)/[^"]+)""")
+LINK = re.compile(r"""((?:href|src)="(?:\.\./)*)((?:figures|tables)/[^"]+)""")
 ICON = re.compile(r'class="fa-(?:solid|brands|regular) fa-([a-z0-9-]+)')
 STYLED = re.compile(r'\s(?:id="T_[^"]*"|class="(?:data|col_heading|row_heading|blank)[^"]*")')  # pandas, on every cell
 UNCOLOURED = re.compile(r'<span class="(?:n|p|w)">([^<]*)</span>')  # names, brackets and spaces
@@ -48,9 +48,12 @@ def lighten(built: Path) -> None:
 
 
 def _twins(folder: Path) -> dict[str, str]:
-    """Files of `folder` that are another one again, and which: "figures/b.png" -> "figures/a.png"."""
+    """Files of `folder` that are another one again, and which: "figures/b.png" -> "figures/a.png".
+
+    The shortest name is kept: that of the study, rather than that of a copy made for a page.
+    """
     first, found = {}, {}
-    for path in sorted(path for path in folder.glob("*") if path.is_file()):
+    for path in sorted(filter(Path.is_file, folder.glob("*")), key=lambda path: (len(path.name), path.name)):
         kept = first.setdefault((hashlib.sha256(path.read_bytes()).digest(), path.suffix), path)
         if kept is not path:
             found[f"{folder.name}/{path.name}"] = f"{folder.name}/{kept.name}"

@@ -142,7 +142,18 @@ class LrGrid(Section):
 
 
 SAMPLED = ("density", "device")  # simulators that draw shots
-OF_2019 = ("lr_classical", "lr_quantum", "lr_backbone", "epochs", "batch_size", "optimizer", "lr_step", "lr_gamma")
+OF_2019 = (
+    "lr_classical",
+    "lr_quantum",
+    "lr_backbone",
+    "epochs",
+    "batch_size",
+    "optimizer",
+    "loss",
+    "lr_step",
+    "lr_gamma",
+)
+OF_2019 += ("device_name", "shots")
 
 
 class TrainConfig(Section):
@@ -162,7 +173,7 @@ class TrainConfig(Section):
     optimizer: Literal["adam", "adam-pl", "adam-pl07", "sgd"] = "adam"  # see train.make_optimizer
     momentum: float = Field(0.0, ge=0, lt=1)  # of sgd
     beta2: float = Field(0.999, gt=0, lt=1)  # of adam
-    loss: Literal["cross-entropy", "squared"] = "cross-entropy"  # squared: to 1 for the class, 0 elsewhere
+    loss: Literal["cross-entropy", "squared"] = "cross-entropy"  # squared: outputs to 1 for the class, else 0
     reduction: Literal["mean", "sum"] = "mean"  # of the loss over a batch
     lr_classical: Rate = 4e-4  # learning rate of classical layers
     lr_quantum: Rate = 4e-4  # learning rate of the circuit's angles

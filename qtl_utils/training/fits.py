@@ -125,7 +125,7 @@ def stack_indices(indices: Sequence[np.ndarray]) -> np.ndarray:
     return np.stack([np.pad(i, (0, longest - len(i)), constant_values=-1) for i in indices])
 
 
-def loss_and_right(logits: torch.Tensor, targets: torch.Tensor, loss: str = "cross-entropy") -> np.ndarray:
+def loss_and_right(logits: torch.Tensor, targets: torch.Tensor, loss: str) -> np.ndarray:
     """Sums of losses and of right answers, (R, 2), of logits (R, n, K) where targets (R, n) are not -1."""
     losses = sample_losses(logits.flatten(0, 1), targets.flatten(), loss)
     sums = losses.view(targets.shape).double().sum(1), (logits.argmax(-1) == targets).double().sum(1)
