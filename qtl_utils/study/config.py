@@ -142,18 +142,8 @@ class LrGrid(Section):
 
 
 SAMPLED = ("density", "device")  # simulators that draw shots
-OF_2019 = (
-    "lr_classical",
-    "lr_quantum",
-    "lr_backbone",
-    "epochs",
-    "batch_size",
-    "optimizer",
-    "loss",
-    "lr_step",
-    "lr_gamma",
-)
-OF_2019 += ("device_name", "shots")
+OF_2019 = ("lr_classical", "lr_quantum", "lr_backbone", "lr_step", "lr_gamma")
+OF_2019 += ("epochs", "batch_size", "optimizer", "loss", "device_name", "shots")
 
 
 class TrainConfig(Section):
