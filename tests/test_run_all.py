@@ -11,9 +11,8 @@ import subprocess
 import sys
 
 import nbformat
-import pandas as pd
 import pytest
-import yaml
+from smoke_project import real_project, tables, without_timings
 from toy_project import run_all, toy_project
 
 from qtl_utils.study.paths import PROJECT
@@ -326,15 +325,6 @@ def test_a_study_that_was_not_run_has_no_report(finished):
 # ---- the real thing
 
 
-def real_project(folder):
-    names = ("qtl_utils", "workflow", "report", "studies", "notebooks")
-    for name in names:
-        shutil.copytree(PROJECT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb*"))
-    for name in ("run_all.sh", "pyproject.toml", "requirements.lock"):
-        shutil.copy2(PROJECT / name, folder / name)
-    return folder
-
-
 @pytest.mark.slow
 def test_smoke_runs_from_one_command_to_its_report(tmp_path):
     project = real_project(tmp_path / "a real copy")
@@ -342,25 +332,6 @@ def test_smoke_runs_from_one_command_to_its_report(tmp_path):
     assert ran(run_all(project, "smoke")) == []
     answer = json.loads((project / "results" / "smoke" / "tables" / "answer.json").read_text())
     assert answer["question"] in (project / "results" / "smoke" / "report" / "index.html").read_text()
-
-
-def without_timings(project):
-    """The smoke study without the notebooks whose tables hold times, and without one that repeats 02's training."""
-    path = project / "studies" / "smoke.yaml"
-    study = yaml.safe_load(path.read_text())
-    path.write_text(yaml.safe_dump(study | dict.fromkeys(("simulators", "troubleshooting", "published"))))
-    return project
-
-
-def tables(project):
-    """The bytes of every table, without the times and the memory in them."""
-    found = {}
-    for path in (project / "results" / "smoke" / "tables").iterdir():
-        found[path.name] = path.read_bytes()
-        if path.suffix == ".csv":
-            table = pd.read_csv(path, dtype=str, keep_default_na=False)
-            found[path.name] = table.loc[:, [not name.endswith(("_seconds", "_bytes")) for name in table]].to_csv()
-    return found
 
 
 def kill_once(project, seconds):
