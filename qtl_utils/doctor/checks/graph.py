@@ -1,6 +1,8 @@
 """Checks of the doctor: does the model run, and does the gradient reach what it should, rightly?"""
 
 import math
+from collections.abc import Iterator
+from contextlib import closing
 
 import torch
 from torch import nn
@@ -148,7 +150,7 @@ def plateau(p: Patient) -> Finding:
     for site in p.seen.sites:
         if not any(q.requires_grad for q in site.angles):
             continue
-        here, spread = (_rms(_site_gradients(p, site, spread)) for spread in (False, True))
+        here, spread = (_rms(list(_site_gradients(p, site, spread))) for spread in (False, True))
         if worst is None or here < worst[0]:
             worst = here, spread, site
     here, spread, site = worst
@@ -351,10 +353,14 @@ def dead_angles(p: Patient) -> Finding:
 def _reached(p: Patient, site: Site) -> dict[int, torch.Tensor]:
     """Angle tensor (by id) -> which of its elements some output of the circuit depends on."""
     reached = {id(q): torch.zeros(q.shape, dtype=torch.bool) for q in site.angles}
-    for gradient in _site_gradients(p, site):
-        for q, g in zip([q for q in site.angles if q.requires_grad], gradient, strict=True):
-            if g is not None:
-                reached[id(q)] |= (g.abs() > _zero(g)).cpu()
+    trained = [q for q in site.angles if q.requires_grad]
+    with closing(_site_gradients(p, site)) as gradients:
+        for gradient in gradients:
+            for q, g in zip(trained, gradient, strict=True):
+                if g is not None:
+                    reached[id(q)] |= (g.abs() > _zero(g)).cpu()
+            if all(reached[id(q)].all() for q in trained):
+                break
     return reached
 
 
@@ -363,21 +369,19 @@ def _zero(g: torch.Tensor) -> float:
     return ZERO if g.dtype == torch.float64 else max(1e-5 * g.abs().max().item(), NOTHING)
 
 
-def _site_gradients(p: Patient, site: Site, spread: bool = True, draws: int = DRAWS) -> list[list]:
+def _site_gradients(p: Patient, site: Site, spread: bool = True) -> Iterator[list]:
     """Gradients of random combinations of a circuit's outputs by its angles, at random angles or the present ones."""
-    found = []
     generator = torch.Generator().manual_seed(0)
     wanted = [q for q in site.angles if q.requires_grad]
     with p.kept():
-        for _ in range(draws):
+        for _ in range(DRAWS):
             if spread:
                 for q in wanted:
                     q.data = (math.tau * torch.rand(q.shape, generator=generator)).to(q)
             again = next(s for s in p.look(p.few[0]).sites if s.key == site.key)
             direction = torch.randn(again.output.shape, generator=generator).to(again.output)
             loss = (again.output * direction).sum() / direction.norm()
-            found.append(list(torch.autograd.grad(loss, wanted, allow_unused=True)))
-    return found
+            yield list(torch.autograd.grad(loss, wanted, allow_unused=True))
 
 
 def _used(site: Site, q: nn.Parameter) -> tuple[torch.Tensor, torch.Tensor]:

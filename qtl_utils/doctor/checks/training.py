@@ -18,7 +18,10 @@ from qtl_utils.doctor.findings import Finding, check, fail, listed, ok, skipped,
 from qtl_utils.doctor.patient import Patient, norm
 
 NO_MORE = 0.98  # of the loss of the best constant prediction: what stays above it has learned nothing else
-LONG = 150  # steps, where 20 do not decide
+SHORT = 20  # steps of the training that shows whether a model learns
+LONG = 150  # of the one where those do not decide
+SETTLED = 5  # losses in a row by which a training is judged
+LEARNS = 0.9  # of the first loss: where all of those are below it, no further step is needed
 PATIENCE = 8.0  # seconds
 
 
@@ -178,7 +181,7 @@ def _rate_sums(p: Patient, epochs: int, steps: int = 1) -> list[float] | None:
     "stuck_loss",
     "whether the loss leaves ln(classes)",
     section="optimisation#stuck",
-    steps=20,
+    steps=SHORT,
     explained_by=(
         "differentiable",
         "gradient_reaches",
@@ -210,21 +213,20 @@ def stuck_loss(p: Patient) -> Finding:
         return ok(evidence)
     if p.trained:
         return skipped("the model is trained already; a history with 'train_loss' tells more")
-    steps = 20
-    before, after = _short_training(p, steps)
     best = _best_constant(p)
+    steps, before, after = _short_training(p, SHORT, best)
     stays = after > before - 0.02 * abs(before) and not before < 0.2 * chance
     left = min(PATIENCE, p.deadline - time.perf_counter())
-    if (stays or after > NO_MORE * best > 0) and p.step_seconds * LONG < left:
-        steps = LONG
-        before, after = _short_training(p, steps)
+    long = (stays or after > NO_MORE * best > 0) and p.step_seconds * LONG < left
+    if long:
+        steps, before, after = _short_training(p, LONG, best)
         stays = after > before - 0.02 * abs(before) and not before < 0.2 * chance
     evidence = f"{steps} steps of Adam on one batch: loss {before:.3f} to {after:.3f}{told}"
     if stays:
         cause = "the model cannot even learn one batch by heart"
-        judge = fail if steps == LONG else warn  # so slow a model got little time to show that it can
+        judge = fail if long else warn  # so slow a model got little time to show that it can
         return judge(evidence, cause, "look at the gradients layer by layer; check the scale of features and weights")
-    if steps < LONG or not best or after < NO_MORE * best:
+    if not long or not best or after < NO_MORE * best:
         return ok(evidence)
     cause = "it learns no more than how frequent the labels are: the outputs hardly depend on the inputs"
     fix = "look at how features are encoded: their scale, and what reaches the measured wires"
@@ -264,7 +266,11 @@ def _chance(p: Patient) -> tuple[float, str]:
 ADAM = {"lr": 0.02, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0, "amsgrad": False, "maximize": False}
 
 
-def _short_training(p: Patient, steps: int) -> tuple[float, float]:
+def _short_training(p: Patient, steps: int, best: float) -> tuple[int, float, float]:
+    """Steps taken, the first loss and the lowest of the last ones; it ends early where the model learns for sure.
+
+    best: the loss of the best constant prediction, which it must also fall below, or 0.
+    """
     with p.kept():
         _as_for_training(p)
         tensors = list(p.trainable.values())
@@ -277,8 +283,12 @@ def _short_training(p: Patient, steps: int) -> tuple[float, float]:
             with torch.no_grad():  # the function and not the class, which takes a second to import
                 adam(tensors, slopes, means, squares, [], counts, **ADAM)
             losses.append(float(loss))
+            highest = max(losses[-SETTLED:])
+            clear = highest < losses[0] - (1 - LEARNS) * abs(losses[0])
+            if len(losses) > SETTLED and clear and (highest < NO_MORE * best or best <= 0):
+                break
         losses.append(float(p.loss_at()))
-    return losses[0], min(losses[-5:])
+    return len(losses) - 1, losses[0], min(losses[-SETTLED:])
 
 
 @check("zeroed_angles", "whether the trained angles matter", section="optimisation#travel", explained_by=("travel",))
