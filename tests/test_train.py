@@ -248,6 +248,8 @@ def test_every_sample_is_seen_once_per_epoch_in_an_order_of_the_seed():
     orders = random_orders(index, seed=3, epochs=2)
     assert all(sorted(order) == list(index) for order in orders) and not np.array_equal(*orders)
     assert np.array_equal(orders, random_orders(index, 3, 2))
+    rng = np.random.default_rng([3, 2019])
+    assert np.array_equal(orders, [rng.permutation(index) for _ in range(2)])  # results of a seed stay what they were
     assert not np.array_equal(orders, random_orders(index, 4, 2))
     batches = batches_of(orders[0], 5)
     assert batches.shape == (4, 5) and (batches[-1, 2:] == -1).all()

@@ -69,7 +69,7 @@ def batches_of(orders: np.ndarray, batch_size: int) -> np.ndarray:
 def random_orders(train: np.ndarray, seed: int, epochs: int) -> np.ndarray:
     """The order (epochs, n) in which a seed sees the training samples."""
     rng = np.random.default_rng([seed, 2019])
-    return np.stack([rng.permutation(train) for _ in range(epochs)])
+    return rng.permuted(np.broadcast_to(train, (epochs, len(train))), axis=1)
 
 
 def lr_decay(epoch: int, config: TrainConfig) -> float:

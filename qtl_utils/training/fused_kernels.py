@@ -114,17 +114,18 @@ def dots(context, kind, x0, x1, x2, x3, w0, w1, count, sums):
 
 
 @intrinsic(prefer_literal=True)
-def learn(context, kind, size, adaptive, samples, n_samples, count, slopes, n_out, p, m, v, apart, factors, rate):
+def learn(context, kind, size, samples, n_samples, count, slopes, n_out, state, apart, factors, rate):
     """Moves `size` rows of weights, of `count` vectors, by their gradients: sums over samples of slope times sample.
 
     samples: address of their addresses; slopes: address of (n_samples, n_out), of which the first `size` columns count;
-    p, m, v: addresses of the first row of weights and its moments, rows lying `apart` bytes apart.
+    state: addresses of the first row of weights and of its two moments, rows lying `apart` bytes apart.
     """
     rows = range(size.literal_value)
     whole = ir.IntType(64)
 
     def generate(context, builder, signature, arguments):
-        *_, samples, n_samples, count, slopes, n_out, p, m, v, apart, factors, rate = arguments
+        *_, samples, n_samples, count, slopes, n_out, state, apart, factors, rate = arguments
+        p, m, v = cgutils.unpack_tuple(builder, state, 3)
         vector = context.get_value_type(kind.vector)
 
         def constant(value):
@@ -136,6 +137,7 @@ def learn(context, kind, size, adaptive, samples, n_samples, count, slopes, n_ou
 
         m_old, m_new, v_old, v_new, roots = [constant(factor(k)) for k in (M_OLD, M_NEW, V_OLD, V_NEW, ROOT)]
         scale = constant(builder.fneg(builder.fmul(rate, factor(SCALE))))
+        adaptive = builder.fcmp_unordered("!=", factor(ADAPTIVE), ir.Constant(ir.DoubleType(), 0.0))
         epsilon = ir.Constant(vector, [EPSILON] * vector.count)
         zero = ir.Constant(vector, [0.0] * vector.count)
         sums = [cgutils.alloca_once(builder, vector) for _ in rows]
@@ -165,13 +167,15 @@ def learn(context, kind, size, adaptive, samples, n_samples, count, slopes, n_ou
                 down = builder.mul(ir.Constant(whole, n), apart)
                 p_row, m_row, v_row = (builder.add(first, down) for first in (p, m, v))
                 moment = move(m_row, columns.index, m_old, m_new, g)
-                if adaptive.literal_value:
+                step = cgutils.alloca_once_value(builder, moment)
+                with builder.if_then(adaptive):
                     square = move(v_row, columns.index, v_old, v_new, builder.fmul(g, g))
-                    moment = builder.fdiv(moment, fused(builder, roots, call(builder, "sqrt", square), epsilon))
-                move(p_row, columns.index, ir.Constant(vector, [1.0] * vector.count), scale, moment)
+                    root = fused(builder, roots, call(builder, "sqrt", square), epsilon)
+                    builder.store(builder.fdiv(moment, root), step)
+                move(p_row, columns.index, ir.Constant(vector, [1.0] * vector.count), scale, builder.load(step))
         return context.get_dummy_value()
 
-    given = kind, size, adaptive, samples, n_samples, count, slopes, n_out, p, m, v, apart, factors, rate
+    given = kind, size, samples, n_samples, count, slopes, n_out, state, apart, factors, rate
     return types.void(*given), generate
 
 
@@ -242,32 +246,24 @@ def update_one(kind, p, m, v, index, g, factors, rate):
 
 @njit(nogil=True)
 def linear_update(kind, samples, n_samples, width, slopes, n_out, p, m, v, factors, rate):
-    """Moves weights (n_out, width) by their gradient, sums over samples of slope times sample, 4 outputs at a time."""
+    """Moves weights (n_out, width) by their gradient, sums over samples of slope times sample, 4 rows at a time."""
     whole = width // lanes(kind)
     apart = width * item_bytes(kind)
-    adaptive = real(factors, ADAPTIVE) != 0
     h = 0
     while h < n_out:
-        many = n_out - h >= 4
-        place = slopes + h * item_bytes(kind)
+        from_here = slopes + h * item_bytes(kind)
         down = h * apart
-        if many and adaptive:
-            learn(
-                kind, 4, 1, samples, n_samples, whole, place, n_out, p + down, m + down, v + down, apart, factors, rate
-            )
-        elif many:
-            learn(
-                kind, 4, 0, samples, n_samples, whole, place, n_out, p + down, m + down, v + down, apart, factors, rate
-            )
-        elif adaptive:
-            learn(
-                kind, 1, 1, samples, n_samples, whole, place, n_out, p + down, m + down, v + down, apart, factors, rate
-            )
+        state = p + down, m + down, v + down
+        left = n_out - h
+        if left >= 4:
+            learn(kind, 4, samples, n_samples, whole, from_here, n_out, state, apart, factors, rate)
+            h += 4
+        elif left >= 2:
+            learn(kind, 2, samples, n_samples, whole, from_here, n_out, state, apart, factors, rate)
+            h += 2
         else:
-            learn(
-                kind, 1, 0, samples, n_samples, whole, place, n_out, p + down, m + down, v + down, apart, factors, rate
-            )
-        h += 4 if many else 1
+            learn(kind, 1, samples, n_samples, whole, from_here, n_out, state, apart, factors, rate)
+            h += 1
     for h in range(n_out):
         for f in range(whole * lanes(kind), width):
             g = number(kind, 0)
