@@ -1,5 +1,7 @@
 """The doctor: every fault is found by its check and by no other, healthy models raise no alarm, nothing is changed."""
 
+import itertools
+import math
 import random
 import subprocess
 import sys
@@ -12,9 +14,11 @@ from unchanged import unchanged
 
 from qtl_utils.__main__ import main
 from qtl_utils.doctor import faults, findings
+from qtl_utils.doctor.checks import graph, training
 from qtl_utils.doctor.diagnosis import diagnose
 from qtl_utils.doctor.faults import FAULTS, HEALTHY, Circuit, case, dressed, head, node, points
 from qtl_utils.doctor.findings import CHECKS, Check, fail, ok
+from qtl_utils.doctor.patient import Patient
 
 SLOW = {"slow_method", "another_method", "device_seed", "few_shots", "batchnorm", "finite_differences", "loop", "spsa"}
 SLOW |= {"backprop_memory", "TorchConnector", "A-joint", "B", "ResNet18", "regression", "sigmoid", "lightning.qubit"}
@@ -455,6 +459,41 @@ def test_a_model_that_has_learned_its_batch_is_not_called_stuck():
         nn.functional.cross_entropy(model(points()[0]), points()[1]).backward()
         optimizer.step()
     assert diagnose(model, points()).verdict("stuck_loss") == "ok"
+
+
+@pytest.mark.parametrize(("lowered", "steps"), [(0.0, 20), (0.05, 20), (0.3, 6)])
+def test_the_short_training_ends_early_where_the_loss_is_clearly_lower_and_stays_so(lowered, steps, monkeypatch):
+    model = nn.Sequential(nn.Linear(8, 2))
+    losses = itertools.chain([1.0], itertools.repeat(1.0 - lowered))
+    p = Patient(model, *points())
+    step = lambda: (torch.tensor(next(losses)), dict.fromkeys(p.trainable))  # noqa: E731
+    monkeypatch.setattr(p, "gradients", step)
+    taken, before, _ = training._short_training(p, training.SHORT, best=0.0)
+    assert (taken, before) == (steps, 1.0)
+
+
+def test_the_short_training_goes_on_where_a_constant_would_do_as_well(monkeypatch):
+    p = Patient(nn.Sequential(nn.Linear(8, 2)), *points())
+    losses = itertools.chain([5.0], itertools.repeat(0.7))
+    monkeypatch.setattr(p, "gradients", lambda: (torch.tensor(next(losses)), dict.fromkeys(p.trainable)))
+    assert training._short_training(p, training.SHORT, best=math.log(2))[0] == training.SHORT
+
+
+def test_angles_are_drawn_until_each_has_been_seen_to_matter(monkeypatch):
+    drawn = []
+    gradients = graph._site_gradients
+
+    def counted(*given):
+        for found in gradients(*given):
+            drawn.append(found)
+            yield found
+
+    monkeypatch.setattr(graph, "_site_gradients", counted)
+    assert diagnose(head(), points(), checks=["dead_angles"]).verdict("dead_angles") == "ok"
+    assert len(drawn) == 1
+    drawn.clear()
+    assert diagnose(**FAULTS["dead_angles"].broken(), checks=["dead_angles"]).failed == ["dead_angles"]
+    assert len(drawn) == graph.DRAWS
 
 
 def test_zeroed_angles_of_a_regression_are_judged_by_its_outputs():

@@ -287,7 +287,7 @@ def _short_training(p: Patient, steps: int, best: float) -> tuple[int, float, fl
             clear = highest < losses[0] - (1 - LEARNS) * abs(losses[0])
             if len(losses) > SETTLED and clear and (highest < NO_MORE * best or best <= 0):
                 break
-        losses.append(float(p.loss_at()))
+        losses.append(float(p.loss_at().detach()))
     return len(losses) - 1, losses[0], min(losses[-SETTLED:])
 
 
